@@ -1,0 +1,65 @@
+"""What a person sees while the program works: progress bars in a terminal, lines now and then in a log file."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Task as ProgressTask
+from rich.text import Text
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds between two lines of progress where there is no terminal.
+LINE_EVERY = 10.0
+
+
+class SpeedColumn(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: ProgressTask) -> Text:
+        """Speed of ``task``, once known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="cyan")
+
+
+def bar() -> Progress:
+    """A progress bar with count, speed and time left."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        SpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+
+
+def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Go through ``items`` and show how far it has come; silent when there is nothing to do.
+
+    >>> list(track("ab", total=2, description="letters"))
+    ['a', 'b']
+    """
+    if total == 0:
+        return
+    if Console(stderr=True).is_terminal:
+        with bar() as progress:
+            task = progress.add_task(description, total=total, note="")
+            for item in items:
+                yield item
+                progress.advance(task)
+        return
+    started = last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LINE_EVERY or done == total:
+            last, speed = now, done / max(now - started, 1e-9)
+            log.info("%s: %d/%d, %.1f/s, %.0f s left", description, done, total, speed, (total - done) / speed)

@@ -1,0 +1,130 @@
+"""From samples to the tensors a network is fed, with every random choice named by (seed, epoch, index).
+
+An image drawn in epoch 3 is the same whichever worker, process or batch it lands in, and the same again after a
+resumed run. A sampler therefore hands out keys ``(epoch, index, valid)`` instead of bare indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+
+from genaug.data.base import Sample
+from genaug.data.reading import read_image
+from genaug.seeding import derive
+
+Key = tuple[int, int, bool]
+
+
+class Source(Protocol):
+    """Images to draw from: the real ones, or what a method's view makes of them."""
+
+    samples: Sequence[Sample]
+    num_classes: int
+
+    def __len__(self) -> int:
+        """Number of images in an epoch."""
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Image ``index``: ``(H, W, C)`` uint8, and its soft label ``(K,)`` float32."""
+
+
+def one_hot(label: int | tuple[int, ...], num_classes: int) -> np.ndarray:
+    """A class index, or the indices of all classes present, as a ``(K,)`` float32 row.
+
+    >>> one_hot((0, 2), 3).tolist()
+    [1.0, 0.0, 1.0]
+    """
+    row = np.zeros(num_classes, dtype=np.float32)
+    row[list(label) if isinstance(label, tuple) else label] = 1
+    return row
+
+
+class RealImages:
+    """The photographs as they are."""
+
+    def __init__(self, samples: Sequence[Sample], num_classes: int, channels: int = 3) -> None:
+        self.samples, self.num_classes, self.channels = samples, num_classes, channels
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`Source.draw`; ``rng`` is not needed."""
+        sample = self.samples[index]
+        return read_image(sample.path, self.channels), one_hot(sample.label, self.num_classes)
+
+
+class ImageDataset(TorchDataset):
+    """Draws an image, transforms it, and says what it is.
+
+    Args:
+        source: Where images come from.
+        transform: Applied to a ``uint8`` tensor ``(C, H, W)``; may draw from torch's global generator.
+        seed: Names all random choices together with epoch and index.
+    """
+
+    def __init__(self, source: Source, transform: nn.Module, seed: int) -> None:
+        self.source, self.transform, self.seed = source, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        """``image`` (C, H, W) uint8, ``target`` (K,) float, ``group`` (-1 = none), ``valid``, ``index``."""
+        epoch, index, valid = key
+        seed = derive(self.seed, "image", epoch, index)
+        image, target = self.source.draw(index, np.random.default_rng(seed))
+        # torchvision's transforms know only the global generator: lend it to them, seeded, and take it back.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            pixels = self.transform(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+        group = self.source.samples[index].group
+        return {
+            "image": pixels.contiguous(),
+            "target": torch.from_numpy(target),
+            "group": torch.tensor(-1 if group is None else group),
+            "valid": torch.tensor(valid),
+            "index": torch.tensor(index),
+        }
+
+
+class KeySampler(Sampler[Key]):
+    """The keys of one epoch, shared out among processes so that the images of a global batch do not depend on their number.
+
+    Args:
+        length: Number of images.
+        seed: Names the order; ``None`` keeps the images in theirs (evaluation).
+        rank: This process among ``world``.
+        world: Number of processes. A last round that does not fill up repeats images marked ``valid=False``.
+
+    Example:
+        >>> [index for _, index, _ in KeySampler(3, seed=None)]
+        [0, 1, 2]
+        >>> list(KeySampler(3, seed=None, rank=1, world=2))
+        [(0, 1, True), (0, 0, False)]
+    """
+
+    def __init__(self, length: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
+        self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, with the right number after a resume too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.length // self.world)
+
+    def __iter__(self) -> Iterator[Key]:
+        order = np.arange(self.length)
+        if self.seed is not None:
+            order = np.random.default_rng(derive(self.seed, "order", self.epoch)).permutation(order)
+        for position in range(self.rank, len(self) * self.world, self.world):
+            yield self.epoch, int(order[position % self.length]), position < self.length

@@ -1,0 +1,103 @@
+"""How an image becomes the square a network sees: the crops of the recipes, and what may follow a crop.
+
+All of them take and return ``uint8`` tensors ``(C, H, W)``; normalisation happens on the device, in the classifier.
+They draw from torch's generator, which the training set seeds for each image (see :mod:`genaug.data.images`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+from torch import nn
+from torchvision.transforms import v2
+
+
+def resize_side(size: int, ratio: float) -> int:
+    """Side to resize to before cropping ``size``, rounded up to a multiple of 8 as the published recipes do.
+
+    >>> [resize_side(size, 8 / 7) for size in (224, 384, 448)]
+    [256, 440, 512]
+    """
+    return max(size, 8 * math.ceil(round(size * ratio / 8, 6)))
+
+
+class Crop(ABC):
+    """The geometry of a recipe, in training and in evaluation.
+
+    Attributes:
+        side: The side images are brought to before the crop. Stored parts of images need no more pixels than that.
+    """
+
+    side: int
+
+    @abstractmethod
+    def train(self) -> nn.Module:
+        """The random crop (and flip) of training."""
+
+    @abstractmethod
+    def eval(self) -> nn.Module:
+        """The fixed crop of evaluation."""
+
+
+class ResizeCrop(Crop):
+    """Short side to ``ratio * size``, random square crop, flip; centre crop in evaluation (GuidedMixup's FGVC recipe)."""
+
+    def __init__(self, size: int, ratio: float = 8 / 7, flip: float = 0.5) -> None:
+        self.size, self.flip, self.side = size, flip, resize_side(size, ratio)
+
+    def train(self) -> nn.Module:
+        return v2.Compose(
+            [v2.Resize(self.side, antialias=True), v2.RandomCrop(self.size), v2.RandomHorizontalFlip(self.flip)]
+        )
+
+    def eval(self) -> nn.Module:
+        return v2.Compose([v2.Resize(self.side, antialias=True), v2.CenterCrop(self.size)])
+
+
+class RandomResizedCrop(Crop):
+    """Crop of random area and aspect, flip; centre crop in evaluation (torchvision's reference recipe)."""
+
+    def __init__(self, size: int, scale: tuple[float, float] = (0.08, 1.0), flip: float = 0.5) -> None:
+        self.size, self.scale, self.flip, self.side = size, tuple(scale), flip, resize_side(size, 8 / 7)
+
+    def train(self) -> nn.Module:
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(self.size, scale=self.scale, antialias=True),
+                v2.RandomHorizontalFlip(self.flip),
+            ]
+        )
+
+    def eval(self) -> nn.Module:
+        return v2.Compose([v2.Resize(self.side, antialias=True), v2.CenterCrop(self.size)])
+
+
+class SquashCrop(Crop):
+    """Resize to a square whatever the aspect, random crop of the padded square, flip (Diff-Mix; ALIA without crop)."""
+
+    def __init__(self, size: int, ratio: float = 8 / 7, padding: int = 8, flip: float = 0.5) -> None:
+        self.size, self.padding, self.flip = size, padding, flip
+        self.side = resize_side(size, ratio) if ratio > 1 else size
+
+    def train(self) -> nn.Module:
+        return v2.Compose(
+            [
+                v2.Resize((self.side, self.side), antialias=True),
+                v2.RandomCrop(self.size, padding=self.padding or None, padding_mode="reflect"),
+                v2.RandomHorizontalFlip(self.flip),
+            ]
+        )
+
+    def eval(self) -> nn.Module:
+        return v2.Compose([v2.Resize((self.side, self.side), antialias=True), v2.CenterCrop(self.size)])
+
+
+def standard() -> nn.Module:
+    """Nothing beyond the recipe's crop."""
+    return nn.Identity()
+
+
+def randaugment(num_ops: int = 2, magnitude: int = 9) -> nn.Module:
+    """RandAugment (Cubuk et al. 2020) with torchvision's fourteen operations, after the crop as in its reference preset."""
+    return v2.RandAugment(num_ops=num_ops, magnitude=magnitude, interpolation=v2.InterpolationMode.BILINEAR)

@@ -1,0 +1,328 @@
+"""One experiment, from a configuration to ``results.json``: the only file that knows all configuration groups.
+
+The way: check → data → synthesize → train → evaluate → record. A stage whose result exists is not done twice, so the
+same command after a kill goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from genaug.callbacks.cost import Cost
+from genaug.classifier import Classifier
+from genaug.data.base import Dataset, Sample
+from genaug.data.datamodule import DataModule, choose_splits
+from genaug.data.transforms import Crop
+from genaug.launch import config_hash, task_overrides
+from genaug.losses import SoftBCE
+from genaug.methods.base import Made, Method
+from genaug.metrics.group_accuracy import GroupAccuracy
+from genaug.metrics.mean_average_precision import MeanAveragePrecision
+from genaug.mixing.base import Mixer
+from genaug.reports.tables import show_run
+from genaug.seeding import derive
+from genaug.synthesis.store import write_atomically
+
+log = logging.getLogger(__name__)
+
+RESULTS, SELECTION, CHECKPOINTS = "results.json", "selection.json", "checkpoints"
+BEST, LAST, FINAL = "best", "last", "final"
+
+#: How often, in a run, the held-out part is looked at and a checkpoint is written.
+LOOKS = 20
+
+
+@dataclass
+class Clock:
+    """Seconds each stage took in this session."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and say that it begins."""
+        log.info("%s", name)
+        started = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - started, 3)
+
+
+@dataclass
+class Pieces:
+    """Everything the configuration names, built but not yet used: what is wrong is refused here."""
+
+    dataset: Dataset
+    method: Method
+    crop: Crop
+    transform: nn.Module
+    mixer: Mixer
+    model: nn.Module
+    loss: Callable[[Tensor, Tensor], Tensor]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    schedule: Callable[[int, int], float]
+
+    @classmethod
+    def build(cls, cfg: DictConfig) -> Pieces:
+        """Build them; the network's first weights follow from the seed."""
+        dataset, method = instantiate(cfg.dataset), instantiate(cfg.method)
+        recipe = instantiate(cfg.recipe)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(cfg.seed, "weights"))
+            model = instantiate(
+                cfg.model,
+                num_classes=len(dataset.classes),
+                image_size=dataset.image_size,
+                channels=dataset.channels,
+            )
+        return cls(
+            dataset=dataset,
+            method=method,
+            crop=instantiate(cfg.crop),
+            transform=instantiate(cfg.transform),
+            mixer=instantiate(cfg.mixer),
+            model=model,
+            loss=SoftBCE() if dataset.multilabel else recipe.loss,
+            optimizer=recipe.optimizer,
+            schedule=recipe.schedule,
+        )
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Run the stages that ``cfg.stage`` asks for.
+
+    Returns:
+        The score on the held-out part, for a sweeper to maximise; ``None`` where there is none.
+
+    Raises:
+        ValueError: a value, or a combination of values, cannot be used; raised before the first expensive step.
+    """
+    folder, clock, cost = Path(cfg.paths.output), Clock(), Cost()
+    if cfg.stage == "all" and (folder / RESULTS).exists():
+        log.info("This configuration has been run already: %s (delete the folder to run it again)", folder)
+        results = json.loads((folder / RESULTS).read_text())
+        show_run(results, folder)
+        return results["selection"]["score"]
+    pieces = Pieces.build(cfg)
+    with clock.stage("data"):
+        splits = choose_splits(pieces.dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
+    trainer = build_trainer(cfg, len(splits["train"]), "val" in splits, cost)
+    save_config(cfg, folder)
+    made = synthesize(cfg, pieces, splits["train"], clock)
+    if cfg.stage == "synthesize":
+        return None
+    data = build_data(cfg, pieces, splits, made)
+    classifier = build_classifier(cfg, pieces, data)
+    if cfg.stage != "evaluate":
+        with clock.stage("train"):
+            train(trainer, classifier, data, folder)
+    if cfg.stage == "train":
+        return None
+    with clock.stage("evaluate"):
+        evaluate(trainer, classifier, data, folder)
+    results = collect(cfg, pieces, data, trainer, classifier, made, clock, cost)
+    if rank_zero_only.rank == 0:
+        write_atomically(folder / RESULTS, json.dumps(results, indent=1).encode())
+        show_run(results, folder)
+    return results["selection"]["score"]
+
+
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """The configuration as it ran, beside its results."""
+    if rank_zero_only.rank == 0:
+        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+
+
+def build_trainer(cfg: DictConfig, images: int, has_val: bool, cost: Cost) -> pl.Trainer:
+    """The trainer with its loggers and callbacks; it looks at the held-out part :data:`LOOKS` times in a run."""
+    folder = Path(cfg.paths.output) / CHECKPOINTS
+    epochs = cfg.trainer.max_epochs
+    if cfg.trainer.max_steps > 0:  # a budget in steps takes the place of one in epochs
+        epochs = -(-cfg.trainer.max_steps // max(1, images // cfg.recipe.batch_size))
+    every = max(1, epochs // LOOKS)
+    last = ModelCheckpoint(
+        folder, LAST, every_n_epochs=every, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    best = ModelCheckpoint(
+        folder, BEST, monitor="val/score", mode="max", save_weights_only=True, enable_version_counter=False
+    )
+    return instantiate(
+        cfg.trainer,
+        max_epochs=-1 if cfg.trainer.max_steps > 0 else epochs,
+        check_val_every_n_epoch=every,
+        logger=[instantiate(one) for one in cfg.logger.values()] if cfg.logger else False,
+        callbacks=[cost, *(instantiate(one) for one in cfg.callbacks.values()), *([best] if has_val else []), last],
+        default_root_dir=cfg.paths.output,
+    )
+
+
+def synthesize(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample], clock: Clock) -> Made | None:
+    """The method's offline stage; what is there already is not made again."""
+    if pieces.method.synthesis is None:
+        return None
+    stores = Path(cfg.paths.stores)
+    stores.mkdir(parents=True, exist_ok=True)
+    with clock.stage("synthesize"), FileLock(stores / ".lock"):  # ranks that start together must not all do the work
+        made = pieces.method.synthesis.make(samples, pieces.dataset, stores, pieces.crop.side)
+    log.info("made: %s", made.report())
+    return made
+
+
+def build_data(
+    cfg: DictConfig, pieces: Pieces, splits: Mapping[str, Sequence[Sample]], made: Made | None
+) -> DataModule:
+    """The loaders, training through the method's view."""
+    view = pieces.method.view
+    return DataModule(
+        pieces.dataset,
+        splits,
+        crop=pieces.crop,
+        transform=pieces.transform,
+        batch_size=cfg.recipe.batch_size,
+        seed=cfg.seed,
+        view=None if view is None else lambda real: view(real, made),
+        num_workers=cfg.loader.num_workers,
+    )
+
+
+def build_classifier(cfg: DictConfig, pieces: Pieces, data: DataModule) -> Classifier:
+    """The network with its recipe."""
+    return Classifier(
+        model=pieces.model,
+        mixer=pieces.mixer,
+        loss=pieces.loss,
+        optimizer=pieces.optimizer,
+        schedule=pieces.schedule,
+        metric=lambda: metric_for(pieces.dataset),
+        test_names=data.test_names,
+        channels=pieces.dataset.channels,
+        seed=cfg.seed,
+    )
+
+
+def metric_for(dataset: Dataset) -> Metric:
+    """Accuracy with groups where an image has one class, mean average precision where it can have several."""
+    return MeanAveragePrecision(len(dataset.classes)) if dataset.multilabel else GroupAccuracy(len(dataset.groups))
+
+
+def train(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder: Path) -> None:
+    """Train, from the last checkpoint if there is one, and keep the weights that are to be evaluated."""
+    final, last = folder / CHECKPOINTS / f"{FINAL}.ckpt", folder / CHECKPOINTS / f"{LAST}.ckpt"
+    if final.exists():
+        log.info("trained already: %s", final)
+        return
+    if last.exists():
+        log.info("resuming from %s", last)
+    trainer.fit(classifier, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = next((one for one in trainer.checkpoint_callbacks if one.monitor), None)
+    if best is not None:
+        load_weights(classifier, Path(best.best_model_path))
+    trainer.save_checkpoint(final, weights_only=True)
+    if best is not None and trainer.is_global_zero:
+        score = float(best.best_model_score)
+        write_atomically(folder / SELECTION, json.dumps({"score": score}).encode())
+
+
+def load_weights(classifier: Classifier, file: Path) -> None:
+    """Load a checkpoint's weights and nothing else."""
+    classifier.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["state_dict"])
+
+
+def evaluate(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder: Path) -> None:
+    """Score the kept weights on every test split.
+
+    Raises:
+        FileNotFoundError: nothing has been trained in this folder.
+    """
+    final = folder / CHECKPOINTS / f"{FINAL}.ckpt"
+    if not final.exists():
+        raise FileNotFoundError(f"{final} is not there: run stage=train (or stage=all) with this configuration first.")
+    load_weights(classifier, final)
+    trainer.test(classifier, data, verbose=False)
+
+
+def collect(
+    cfg: DictConfig,
+    pieces: Pieces,
+    data: DataModule,
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    made: Made | None,
+    clock: Clock,
+    cost: Cost,
+) -> dict[str, Any]:
+    """All that is recorded of a run: scores with their n, what it was, what it cost, what it ran on."""
+    folder = Path(cfg.paths.output)
+    steps = cfg.trainer.max_steps
+    if steps <= 0:
+        steps = cfg.trainer.max_epochs * max(1, len(data.train_source) // cfg.recipe.batch_size)
+    return {
+        "dataset": pieces.dataset.name,
+        "method": pieces.method.name,
+        "overrides": task_overrides(),
+        "seed": cfg.seed,
+        "config": config_hash(cfg),
+        "comparison": config_hash(cfg, without=("seed",)),
+        "selection": {
+            "protocol": cfg.protocol,
+            "weights": {"heldout": "best on held-out part", "last": "last", "paper": "best on test"}[cfg.protocol],
+            "score": json.loads((folder / SELECTION).read_text())["score"] if (folder / SELECTION).exists() else None,
+        },
+        "scores": {name: named(values, pieces.dataset.groups) for name, values in classifier.results().items()},
+        "images": {name: len(samples) for name, samples in data.splits.items()},
+        "classes": len(pieces.dataset.classes),
+        "steps": steps,
+        "batch_size": cfg.recipe.batch_size,
+        "parameters": sum(parameter.numel() for parameter in pieces.model.parameters()),
+        "made": made.report() if made else None,
+        "stage_seconds": clock.seconds,
+        "cost": cost.report(),
+        "device": device_name(trainer),
+        "versions": versions(),
+    }
+
+
+def named(values: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
+    """What a metric computed, as plain numbers, its groups by name."""
+    plain = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in values.items()}
+    if "group_accuracy" in plain:
+        scores, counts = plain.pop("group_accuracy"), plain.pop("group_n")
+        plain["groups"] = {
+            name: {"score": score if n else None, "n": n} for name, score, n in zip(groups, scores, counts, strict=True)
+        }
+        worst = plain.pop("worst_group")
+        plain["worst_group"] = groups[worst] if worst >= 0 else None
+    return plain
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """What the training ran on, as "1 x cpu" or "4 x NVIDIA ..."."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{trainer.world_size} x {name}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("genaug", "torch", "torchvision", "pytorch-lightning", "timm", "numpy", "opencv-python-headless")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

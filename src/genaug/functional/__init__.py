@@ -1,0 +1,1 @@
+"""Pure array and tensor maths shared by methods, mixers and segmenters."""

@@ -1,0 +1,166 @@
+"""Between Hydra and an experiment: names of runs, checks of values, and sweeps that do not get in the way of DDP.
+
+Nothing heavy is imported here: ``--help`` and a wrong override answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+STAGES = ("all", "synthesize", "train", "evaluate")
+CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper")}
+
+#: What does not change a result: where files go, what is shown, and which part of the run is done now.
+NOT_IDENTITY = ("hydra", "paths", "logger", "callbacks", "stage", "loader")
+
+_PROCESS_GROUP = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def config_hash(cfg: DictConfig, without: tuple[str, ...] = ()) -> str:
+    """Eight hexadecimal characters that name a configuration, less :data:`NOT_IDENTITY` and ``without``.
+
+    Interpolations are hashed as written, so that a run has the same name wherever its folders are.
+
+    >>> a, b = OmegaConf.create({"x": 1, "stage": "all"}), OmegaConf.create({"x": 1, "stage": "train"})
+    >>> config_hash(a) == config_hash(b)
+    True
+    """
+    tree = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(tree, dict)
+    kept = {key: value for key, value in tree.items() if key not in NOT_IDENTITY + without}
+    return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=4).hexdigest()
+
+
+# At import, not at start: the workers of a launcher import this module and nothing else of the application.
+OmegaConf.register_new_resolver("run_id", lambda *, _root_: config_hash(_root_), replace=True)
+
+
+def task_overrides() -> list[str]:
+    """What was asked for on the command line of this job; empty outside a Hydra application."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Refuse values that no part of the program checks for itself, before anything is imported.
+
+    Raises:
+        ValueError: names the key, what came, and the valid choices.
+    """
+    for key, known in CHOICES.items():
+        if cfg[key] not in known:
+            close = difflib.get_close_matches(str(cfg[key]), known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{key}={cfg[key]} is not known: choose one of {', '.join(known)}.{hint}")
+    if not 0 < cfg.val_fraction < 1:
+        raise ValueError(f"val_fraction={cfg.val_fraction} must lie between 0 and 1.")
+
+
+@contextlib.contextmanager
+def one_job(cfg: DictConfig) -> Iterator[None]:
+    """Around each job: values checked; DDP ranks run this job and not its sweep; W&B closed; the process left clean.
+
+    Lightning starts the other ranks of a job by repeating the command line. In a sweep that line names the whole
+    sweep, so each rank would start a sweep of its own, and with a sampling sweeper train on other values than rank 0.
+    Inside this context the command line is that of the one job, in the folder it already has.
+    """
+    check_values(cfg)
+    argv, environment = sys.argv, {key: os.environ.get(key) for key in _PROCESS_GROUP}
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    try:
+        _become_single_job()
+        yield
+    finally:
+        sys.argv = argv
+        sys.modules["__main__"].__spec__ = spec
+        _close_wandb()
+        _leave_process_group(environment)
+
+
+def _become_single_job() -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    hydra_cfg = HydraConfig.get()
+    script = Path(hydra_cfg.runtime.cwd) / f"{hydra_cfg.job.name}.py"
+    sys.argv = [str(script), *hydra_cfg.overrides.task, "hydra.mode=RUN"]
+    # A launcher that started us with ``-m`` left a module spec that Lightning would repeat instead of the script.
+    sys.modules["__main__"].__spec__ = None
+    with read_write(hydra_cfg), open_dict(hydra_cfg):
+        hydra_cfg.run.dir = hydra_cfg.runtime.output_dir
+
+
+def _close_wandb() -> None:
+    """An open run would swallow the next job's metrics."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+
+
+def _leave_process_group(environment: dict[str, str | None]) -> None:
+    """The next job of a sweep forms its own group, at a new port."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    for key, value in environment.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+
+
+def application(main: Callable[[], Any]) -> None:
+    """Run a Hydra application; a misspelt key is answered with the keys there are."""
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            for line in explain(sys.argv[1:]):
+                print(line, file=sys.stderr)
+        raise
+
+
+def explain(overrides: list[str]) -> list[str]:
+    """For each override ``a.b.c=value`` whose key does not exist: where it stops, and the keys that are there."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    pairs = [text.split("=", 1) for text in overrides if "=" in text and text[0] not in "-+~"]
+    conf = Path(sys.argv[0]).resolve().parent / "conf"
+    groups = [f"{key}={value}" for key, value in pairs if (conf / key).is_dir()]
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            cfg = compose("config", groups)
+    except HydraException:  # the group itself is wrong, and Hydra has listed its choices
+        return []
+    return [line for key, _ in pairs if not (conf / key).is_dir() for line in _explain_key(cfg, key)]
+
+
+def _explain_key(cfg: DictConfig, key: str) -> list[str]:
+    node: Any = cfg
+    walked: list[str] = []
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part in ("hydra",):
+            return []
+        if part not in node:
+            known = sorted(str(name) for name in node if name != "_target_")
+            close = difflib.get_close_matches(part, known, n=1)
+            where = f"{'.'.join(walked)} has" if walked else "There are"
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            return [f"No key {key!r}. {where}: {', '.join(known)}.{hint}"]
+        walked.append(part)
+        node = node._get_node(part) if OmegaConf.is_missing(node, part) else node[part]
+    return []

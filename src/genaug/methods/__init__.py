@@ -1,0 +1,1 @@
+"""Methods: what is particular to one paper. One file each."""

@@ -1,0 +1,348 @@
+"""De-DA: Decoupled Data Augmentation (Chen et al. 2024).
+
+Offline, each training image is decoupled into its class-dependent part (CDP: the object as an RGBA cut-out) and its
+class-independent part (CIP: the scene with the object filled in). During training, CDPs are placed on the CIPs of
+other images (section 3, Table 6). The generative edit of the CDPs is a later part of this method: synthetic CDPs are
+used with probability ``p_syn`` once the store has any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+
+from genaug.console import track
+from genaug.data.base import Dataset, Sample
+from genaug.data.images import Source
+from genaug.data.reading import read_image
+from genaug.functional.composite import cut_out, paste, resize, rotate, visible_areas
+from genaug.functional.masks import coverage, dilate, mask_box
+from genaug.functional.pushpull import fill_holes
+from genaug.segmentation.base import Segmenter
+from genaug.segmentation.masks import Masks, make_masks
+from genaug.synthesis.store import Store, content_key
+
+CipFrom = Literal["other_image", "other_class", "own"]
+Placement = Literal["random", "original"]
+LabelArea = Literal["visible", "full"]
+
+
+class Parts:
+    """The decoupled parts of a list of samples, read from a store on demand.
+
+    Attributes:
+        has_cdp: ``(n,)`` bool: which samples have a usable object.
+        has_cip: ``(n,)`` bool: which have a scene that can be filled.
+    """
+
+    def __init__(self, store: Store, keys: Sequence[str], masks: Masks) -> None:
+        self.store, self.keys, self.masks = store, list(keys), masks
+        records = [store[key] for key in self.keys]
+        self.has_cdp = np.array([record["cdp"] for record in records], dtype=bool)
+        self.has_cip = np.array([record["cip"] for record in records], dtype=bool)
+        #: ``(n, 3)``: where the object was, as fractions of its image: centre x, centre y, long side / short image side.
+        self.places = np.array([record["place"] for record in records], dtype=np.float64)
+        #: ``(n,)``: how many synthetic objects each sample has, stored beside the real one.
+        self.synthetic = np.array([record["synthetic"] for record in records], dtype=np.int64)
+
+    def cdp(self, index: int, copy: int = 0) -> np.ndarray:
+        """Object of sample ``index``, ``(h, w, 4)`` uint8: the real one, or synthetic ``copy`` 1, 2, …"""
+        return self.store.array(self.keys[index], f"cdp-{copy}.npy")
+
+    def cip(self, index: int) -> np.ndarray:
+        """Scene of sample ``index``: ``(H, W, 3)`` uint8, the object filled in."""
+        return self.store.array(self.keys[index], "cip.npy")
+
+    def report(self) -> dict[str, Any]:
+        """Mask quality, and how many images gave an object and a scene."""
+        return {
+            "images": len(self.keys),
+            "objects": int(self.has_cdp.sum()),
+            "scenes": int(self.has_cip.sum()),
+            "masks": self.masks.report(),
+        }
+
+
+class Decouple:
+    """Offline part: masks, cut-outs and filled scenes, each made once and found again by content.
+
+    Args:
+        segmenter: Makes the masks; several objects of an image form one mask.
+        dilation: Pixels by which the hole is grown before it is filled, as a fraction of the scene's short side:
+            keeps the object's rim out of the scene. Not given in the paper.
+        min_object: Smallest share of the image a mask may cover to be used as an object.
+        min_scene: Smallest share that must remain around the hole for a scene: an object that fills the frame
+            leaves nothing to fill from, and its image gives no scene.
+        workers: Threads.
+
+    Raises:
+        ValueError: a fraction lies outside [0, 1).
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        dilation: float = 0.02,
+        min_object: float = 0.005,
+        min_scene: float = 0.05,
+        workers: int = 2,
+    ) -> None:
+        for name, value in {"dilation": dilation, "min_object": min_object, "min_scene": min_scene}.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"method.synthesis.{name}={value} is not a fraction: give a number in [0, 1).")
+        self.segmenter, self.dilation = segmenter, dilation
+        self.min_object, self.min_scene, self.workers = min_object, min_scene, workers
+
+    def make(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int) -> Parts:
+        """Decouple ``samples``; what an earlier run made is kept.
+
+        Args:
+            samples: The training images.
+            dataset: For the word the segmenter is given.
+            folder: Of all stores.
+            side: What training resizes to: a scene's short side and an object's long side need no more.
+
+        Raises:
+            ValueError: no sample has a usable object or scene.
+        """
+        masks = make_masks(samples, self.segmenter, dataset.superclass, folder / "masks", self.workers)
+        settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
+        store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, "decouple-1", *settings))
+        missing = [sample for sample in samples if masks.key(sample.id) not in store]
+
+        def one(sample: Sample) -> None:
+            image = read_image(sample.path)
+            files, record = self.decouple(image, masks[sample.id], side)
+            store.add(masks.key(sample.id), files, record)
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            for _ in track(pool.map(one, missing), total=len(missing), description="decoupling"):
+                pass
+        parts = Parts(store, [masks.key(sample.id) for sample in samples], masks)
+        if not parts.has_cdp.any() or not parts.has_cip.any():
+            raise ValueError(
+                f"De-DA needs objects and scenes; the masks of {len(samples)} images gave {parts.has_cdp.sum()} objects"
+                f" and {parts.has_cip.sum()} scenes. Look at the masks in {folder / 'masks'}, or take another segmenter."
+            )
+        return parts
+
+    def decouple(
+        self, image: np.ndarray, mask: np.ndarray, side: int
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Cut one image ``(H, W, 3)`` along ``mask`` ``(H, W)``.
+
+        Returns:
+            The arrays that exist (``cdp-0.npy`` RGBA, ``cip.npy`` RGB), and the record for the store.
+        """
+        height, width = mask.shape
+        files: dict[str, np.ndarray] = {}
+        place = [0.5, 0.5, 1.0]
+        box = mask_box(mask)
+        if box is not None and coverage(mask) >= self.min_object:
+            files["cdp-0.npy"] = self._object(image, mask, box, side)
+            x, y, w, h = box
+            place = [(x + w / 2) / width, (y + h / 2) / height, max(w, h) / min(width, height)]
+        scene = self._scene(image, mask, side)
+        if scene is not None:
+            files["cip.npy"] = scene
+        return files, {"cdp": "cdp-0.npy" in files, "cip": scene is not None, "place": place, "synthetic": 0}
+
+    def _object(self, image: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int], side: int) -> np.ndarray:
+        cutout = cut_out(image, mask, box)
+        # Where alpha is 0 the object's own colours go on: a resized edge must not show the old background.
+        cutout[..., :3] = fill_holes(np.ascontiguousarray(cutout[..., :3]), cutout[..., 3] > 0)
+        scale = min(1.0, side / max(cutout.shape[:2]))
+        return resize(cutout, max(1, round(cutout.shape[1] * scale)), max(1, round(cutout.shape[0] * scale)))
+
+    def _scene(self, image: np.ndarray, mask: np.ndarray, side: int) -> np.ndarray | None:
+        """The image at training size with its object filled in by push–pull, or nothing if too little is left."""
+        scale = side / min(mask.shape)
+        width, height = max(side, round(mask.shape[1] * scale)), max(side, round(mask.shape[0] * scale))
+        small = resize(image, width, height)
+        hole = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA) > 0
+        known = ~dilate(hole, max(1, round(self.dilation * side)))
+        if coverage(known) < self.min_scene:
+            return None
+        return small if known.all() else fill_holes(small, known)
+
+
+class OnlineCombination:
+    """Training view: with probability ``p_aug`` an image gives way to its object on another scene (section 3).
+
+    The object is the replaced image's own, real or synthetic, so that classes keep their frequencies. What the paper
+    leaves open is an argument with a stated default: ``size``, ``flip``, ``rotation``, ``cip``, ``label_area``.
+
+    Args:
+        p_aug: Probability that a real image is replaced (Table 6: 0.5).
+        p_syn: Probability that an object is a synthetic one, when the store has any (Table 6: 0.25).
+        p_mix: Probability that a replaced image gets a second object of another class (Table 6: 0.5; Figure 8c's
+            text finds 0.25 best on CUB). The label then follows the objects' areas in pixels.
+        cip: Whose scene: ``other_image`` of any class, ``other_class``, or ``own`` (no replacement; Figure 9 b and c).
+        placement: ``random`` size and position, or ``original`` (Figure 9 b and d).
+        size: Range of the object's long side, as a share of the scene's short side, drawn uniformly.
+        flip: Probability of a horizontal flip of an object.
+        rotation: Largest rotation of an object either way, in degrees.
+        label_area: ``visible`` counts pixels the second object hides only for the second; ``full`` counts them twice.
+
+    Raises:
+        ValueError: a probability outside [0, 1], an unusable range, or an unknown choice.
+    """
+
+    def __init__(
+        self,
+        p_aug: float = 0.5,
+        p_syn: float = 0.25,
+        p_mix: float = 0.5,
+        cip: CipFrom = "other_image",
+        placement: Placement = "random",
+        size: tuple[float, float] = (0.4, 0.9),
+        flip: float = 0.5,
+        rotation: float = 0.0,
+        label_area: LabelArea = "visible",
+    ) -> None:
+        for name, value in {"p_aug": p_aug, "p_syn": p_syn, "p_mix": p_mix, "flip": flip}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"method.view.{name}={value} is not a probability: give a number in [0, 1].")
+        for name, choice, known in (
+            ("cip", cip, get_args(CipFrom)),
+            ("placement", placement, get_args(Placement)),
+            ("label_area", label_area, get_args(LabelArea)),
+        ):
+            if choice not in known:
+                raise ValueError(f"method.view.{name}={choice!r} is not known: choose one of {', '.join(known)}.")
+        if len(size) != 2 or not 0 < size[0] <= size[1] <= 1:
+            raise ValueError(f"method.view.size={list(size)} must be [smallest, largest] with 0 < smallest <= largest <= 1.")
+        if rotation < 0:
+            raise ValueError(f"method.view.rotation={rotation} must be an angle of at least 0 degrees.")
+        self.p_aug, self.p_syn, self.p_mix = p_aug, p_syn, p_mix
+        self.cip, self.placement, self.size = cip, placement, (float(size[0]), float(size[1]))
+        self.flip, self.rotation, self.label_area = flip, rotation, label_area
+
+    def __call__(self, real: Source, made: Parts) -> Combined:
+        """The source that draws real images and combinations."""
+        return Combined(real, made, self)
+
+
+class Combined:
+    """Real images, some of them replaced by combinations of parts; see :class:`OnlineCombination`."""
+
+    def __init__(self, real: Source, parts: Parts, settings: OnlineCombination) -> None:
+        self.real, self.parts, self.settings = real, parts, settings
+        self.samples, self.num_classes = real.samples, real.num_classes
+        labels = [sample.label for sample in real.samples]
+        self.labels = [frozenset(label if isinstance(label, tuple) else (label,)) for label in labels]
+        self.scenes, self.objects = np.flatnonzero(parts.has_cip), np.flatnonzero(parts.has_cdp)
+        self._check()
+
+    def _check(self) -> None:
+        """Every draw below ends: what is looked for exists.
+
+        Raises:
+            ValueError: all objects or scenes belong to one image or class.
+        """
+        if self.settings.cip == "other_image" and len(self.scenes) < 2:
+            raise ValueError("cip=other_image needs scenes of at least two images; there are fewer. Use cip=own.")
+        if self.settings.cip == "other_class" and len({self.labels[i] for i in self.scenes}) < 2:
+            raise ValueError("cip=other_class needs scenes of at least two classes. Use cip=other_image.")
+        if self.settings.p_mix > 0 and len({self.labels[i] for i in self.objects}) < 2:
+            raise ValueError("p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0.")
+
+    def __len__(self) -> int:
+        return len(self.real)
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`genaug.data.images.Source.draw`."""
+        replaceable = self.parts.has_cdp[index] and (self.settings.cip != "own" or self.parts.has_cip[index])
+        if not replaceable or rng.random() >= self.settings.p_aug:
+            return self.real.draw(index, rng)
+        canvas = np.array(self.parts.cip(self._scene_for(index, rng)))
+        first_alpha, first_at = self._place(canvas, index, rng)
+        label = self._label(index)
+        if rng.random() < self.settings.p_mix:
+            other = self._other_class(index, self.objects, rng)
+            second_alpha, second_at = self._place(canvas, other, rng)
+            label = self._mixed_label(label, (first_alpha, first_at), self._label(other), (second_alpha, second_at))
+        return canvas, label
+
+    def _label(self, index: int) -> np.ndarray:
+        row = np.zeros(self.num_classes, dtype=np.float32)
+        row[list(self.labels[index])] = 1
+        return row
+
+    def _scene_for(self, index: int, rng: np.random.Generator) -> int:
+        if self.settings.cip == "own":
+            return index
+        if self.settings.cip == "other_class":
+            return self._other_class(index, self.scenes, rng)
+        while (scene := int(rng.choice(self.scenes))) == index:
+            pass
+        return scene
+
+    def _other_class(self, index: int, among: np.ndarray, rng: np.random.Generator) -> int:
+        """A random one of ``among`` that shares no class with ``index``.
+
+        Raises:
+            ValueError: there is none (an image that shows every class).
+        """
+        for _ in range(32):
+            other = int(rng.choice(among))
+            if not self.labels[index] & self.labels[other]:
+                return other
+        others = [i for i in among if not self.labels[index] & self.labels[i]]
+        if not others:
+            name = self.samples[index].id
+            raise ValueError(f"Every other image shares a class with {name}: set p_mix=0 and cip=other_image.")
+        return int(rng.choice(others))
+
+    def _place(
+        self, canvas: np.ndarray, index: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, tuple[int, int]]:
+        """Resize, flip and paste object ``index`` into ``canvas``; returns its alpha and top left corner."""
+        cutout = self._object(index, rng)
+        height, width = canvas.shape[:2]
+        centre_x, centre_y, own_size = self.parts.places[index]
+        original = self.settings.placement == "original"
+        share = own_size if original else rng.uniform(*self.settings.size)
+        scale = share * min(width, height) / max(cutout.shape[:2])
+        scale = min(scale, width / cutout.shape[1], height / cutout.shape[0])
+        cutout = resize(cutout, max(1, int(cutout.shape[1] * scale)), max(1, int(cutout.shape[0] * scale)))
+        room_x, room_y = width - cutout.shape[1], height - cutout.shape[0]
+        if original:
+            x = int(np.clip(round(centre_x * width - cutout.shape[1] / 2), 0, room_x))
+            y = int(np.clip(round(centre_y * height - cutout.shape[0] / 2), 0, room_y))
+        else:
+            x, y = int(rng.integers(room_x + 1)), int(rng.integers(room_y + 1))
+        return paste(canvas, cutout, x, y), (x, y)
+
+    def _object(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """Object ``index``, real or synthetic, with the random transformations of the combination."""
+        copies = int(self.parts.synthetic[index])
+        copy = int(rng.integers(1, copies + 1)) if copies and rng.random() < self.settings.p_syn else 0
+        cutout = np.asarray(self.parts.cdp(index, copy))
+        if self.settings.placement == "original":
+            return cutout
+        if rng.random() < self.settings.flip:
+            cutout = cutout[:, ::-1]
+        if self.settings.rotation:
+            cutout = rotate(cutout, rng.uniform(-self.settings.rotation, self.settings.rotation))
+        return np.ascontiguousarray(cutout)
+
+    def _mixed_label(
+        self,
+        first: np.ndarray,
+        first_part: tuple[np.ndarray, tuple[int, int]],
+        second: np.ndarray,
+        second_part: tuple[np.ndarray, tuple[int, int]],
+    ) -> np.ndarray:
+        """Labels weighted by the objects' areas, the second object lying over the first."""
+        if self.settings.label_area == "visible":
+            areas = visible_areas(*first_part, *second_part)
+        else:
+            areas = first_part[0].sum(dtype=np.int64) / 255, second_part[0].sum(dtype=np.int64) / 255
+        weight = areas[1] / max(areas[0] + areas[1], 1e-9)
+        return ((1 - weight) * first + weight * second).astype(np.float32)

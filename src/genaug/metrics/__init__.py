@@ -1,0 +1,21 @@
+"""What a trained network is measured by: pure functions, and torchmetrics classes that add them up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from genaug.data.base import Dataset
+
+
+def metric_for(dataset: Dataset) -> Metric:
+    """Choose the metric of a dataset: mean average precision when multi-label, else accuracy, overall and by group."""
+    if dataset.multilabel:
+        from genaug.metrics.mean_average_precision import MeanAveragePrecision
+
+        return MeanAveragePrecision(len(dataset.classes))
+    from genaug.metrics.group_accuracy import GroupAccuracy
+
+    return GroupAccuracy(len(dataset.groups))

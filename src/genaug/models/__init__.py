@@ -1,0 +1,1 @@
+"""Classifiers by name: torchvision, timm and tiny ones."""

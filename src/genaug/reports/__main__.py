@@ -1,0 +1,48 @@
+"""``python -m genaug.reports runs/toybirds``: any number of runs as one comparison."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from genaug.reports.tables import by_group, comparison, find_runs, gather, markdown, terminal
+from genaug.synthesis.store import write_atomically
+
+EXPLAINED = "mean ± standard deviation over seeds [95 % confidence interval of the mean]"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the comparison, and write it as Markdown where asked to."""
+    parser = argparse.ArgumentParser(prog="python -m genaug.reports", description=__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="folders that hold runs")
+    parser.add_argument("--out", type=Path, help="Markdown file to write")
+    asked = parser.parse_args(arguments)
+    try:
+        tables = gather(find_runs(asked.runs))
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    console, text = Console(), [EXPLAINED]
+    for dataset, rows in tables.items():
+        header, cells = comparison(rows)
+        console.print(terminal(dataset, header, cells))
+        text += [f"## {dataset}", markdown(header, cells)]
+        budgets = {(run["steps"], run["batch_size"]) for row in rows for run in row.runs}
+        if len(budgets) > 1:
+            note = "Budgets differ: rows were not trained for equal steps of equal batches."
+            console.print(note)
+            text.append(note)
+        if (grouped := by_group(rows))[1]:
+            text += ["### By group", markdown(*grouped)]
+    console.print(EXPLAINED)
+    if asked.out:
+        write_atomically(asked.out, ("\n\n".join(text) + "\n").encode())
+        console.print(f"written to {asked.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,177 @@
+"""Results as tables: one run at its end, and many runs side by side, in the terminal and as Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from genaug.reports.statistics import summarize
+
+#: Overrides that do not tell one row of a comparison from another.
+_NOT_A_ROW = ("method=", "seed=", "stage=", "paths.", "loader.", "logger", "callbacks", "hydra")
+
+Results = dict[str, Any]
+
+
+def percent(score: float) -> str:
+    """A score in [0, 1] as it stands in tables.
+
+    >>> percent(0.4567)
+    '45.7'
+    """
+    return f"{100 * score:.1f}"
+
+
+def show_run(results: Results, folder: Path) -> None:
+    """Print the table of one run: every split with its n, its groups, and what the run cost."""
+    selection = results["selection"]
+    table = Table(title=f"{results['method']} on {results['dataset']}, seed {results['seed']}", title_justify="left")
+    for column, justify in (("split", "left"), ("group", "left"), ("score %", "right"), ("n", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for split, score in results["scores"].items():
+        table.add_row(split, "all", percent(score["score"]), str(score["n"]))
+        for name, group in score.get("groups", {}).items():
+            if group["n"]:
+                table.add_row("", name, percent(group["score"]), str(group["n"]))
+    console = Console()
+    console.print(table)
+    speed, seconds = results["cost"]["images_per_second"], sum(results["stage_seconds"].values())
+    held = "" if selection["score"] is None else f" ({percent(selection['score'])} % there)"
+    console.print(
+        f"weights: {selection['weights']}{held} · {results['steps']} steps of {results['batch_size']}"
+        + (f" · {speed:.0f} images/s" if speed else "")
+        + f" · {seconds:.0f} s · {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def find_runs(folders: Sequence[Path]) -> list[Results]:
+    """Every ``results.json`` under ``folders``.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    files = sorted({file for folder in folders for file in Path(folder).rglob("results.json")})
+    if not files:
+        names = ", ".join(str(folder) for folder in folders)
+        raise FileNotFoundError(f"No results.json under {names}: has a run finished there?")
+    return [json.loads(file.read_text()) for file in files]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of one configuration that differ in the seed only.
+
+    Attributes:
+        label: The method and what else was asked for.
+        runs: One for each seed.
+    """
+
+    label: str
+    runs: list[Results]
+
+    def cell(self, split: str, group: str | None = None) -> str:
+        """Mean ± spread of a split's score in percent, and the 95 % interval of the mean."""
+        scores = [run["scores"][split] for run in self.runs if split in run["scores"]]
+        values = [score["groups"][group]["score"] if group else score["score"] for score in scores]
+        if not values:
+            return "–"
+        summary = summarize([100 * value for value in values])
+        if math.isnan(summary.spread):
+            return f"{summary.mean:.1f}"
+        low, high = summary.interval
+        return f"{summary.mean:.1f} ± {summary.spread:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def gather(runs: Sequence[Results]) -> dict[str, list[Row]]:
+    """Runs by data set, and within it one row a configuration, the weakest first."""
+    by_dataset: dict[str, dict[str, list[Results]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        by_dataset[run["dataset"]][run["comparison"]].append(run)
+    tables = {}
+    for dataset, groups in by_dataset.items():
+        shared = set.intersection(*(set(_row_overrides(run)) for group in groups.values() for run in group))
+        rows = [Row(_label(group[0], shared), sorted(group, key=lambda run: run["seed"])) for group in groups.values()]
+        tables[dataset] = sorted(rows, key=lambda row: summarize([_first_score(run) for run in row.runs]).mean)
+    return tables
+
+
+def _first_score(run: Results) -> float:
+    return next(iter(run["scores"].values()))["score"]
+
+
+def _row_overrides(run: Results) -> list[str]:
+    return [text for text in run["overrides"] if not text.startswith(_NOT_A_ROW)]
+
+
+def _label(run: Results, shared: set[str]) -> str:
+    parts = [run["method"], *(text for text in _row_overrides(run) if text not in shared)]
+    if run["selection"]["protocol"] == "paper":
+        parts.append("(best on test)")
+    return " ".join(parts)
+
+
+def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a comparison: a column a split, then budget and cost."""
+    splits = list(dict.fromkeys(split for row in rows for run in row.runs for split in run["scores"]))
+    counts = {split: {run["scores"][split]["n"] for row in rows for run in row.runs if split in run["scores"]}
+              for split in splits}
+    header = ["method", "seeds"]
+    header += [f"{split} % (n={'/'.join(map(str, sorted(counts[split])))})" for split in splits]
+    header += ["steps", "images/s", "minutes"]
+    cells = []
+    for row in rows:
+        speeds = [run["cost"]["images_per_second"] for run in row.runs if run["cost"]["images_per_second"]]
+        minutes = summarize([sum(run["stage_seconds"].values()) / 60 for run in row.runs]).mean
+        cells.append(
+            [row.label, str(len(row.runs)), *(row.cell(split) for split in splits)]
+            + ["/".join(sorted({str(run["steps"]) for run in row.runs}))]
+            + [f"{summarize(speeds).mean:.0f}" if speeds else "–", f"{minutes:.1f}"]
+        )
+    return header, cells
+
+
+def by_group(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of accuracy by group: a line for each method and split; empty where there are no groups."""
+    scores = [run["scores"] for row in rows for run in row.runs]
+    splits = list(dict.fromkeys(split for score in scores for split in score if score[split].get("groups")))
+    names = list(dict.fromkeys(name for score in scores for split in splits for name in score[split]["groups"]
+                               if score[split]["groups"][name]["n"]))
+    cells = []
+    for split in splits:
+        for row in rows:
+            filled = [name for name in names if row.runs[0]["scores"][split]["groups"][name]["n"]]
+            if filled:
+                cells.append([split, row.label, *(row.cell(split, name) if name in filled else "–" for name in names)])
+    return ["split", "method", *names], cells
+
+
+def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A Markdown table.
+
+    >>> print(markdown(["a", "b"], [["1", "2"]]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(line) + " |" for line in cells])
+
+
+def terminal(title: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """The same for a terminal."""
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for line in cells:
+        table.add_row(*line)
+    return table

@@ -1,0 +1,1 @@
+"""Segmenters: image and words (or a box) in, mask out. One file each."""

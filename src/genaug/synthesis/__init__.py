@@ -1,0 +1,1 @@
+"""What every offline method shares: the store of what was made."""

@@ -1,0 +1,128 @@
+"""A folder of made files that a kill cannot corrupt.
+
+Every entry has a key (a hash of what it was made from), some files and one record. Files are written to a temporary
+name and renamed, and the record is appended last, so an entry is complete or absent: a run that was killed loses at
+most the entries in flight, and running again makes only what is missing. Each process appends to a record file of its
+own, so any number of processes can fill one store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def content_key(*parts: bytes | str) -> str:
+    """Hash of ``parts`` as 32 hexadecimal characters: the key of what is made from them.
+
+    >>> content_key("a", "bc") == content_key("ab", "c")  # the boundaries count
+    False
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` is either complete or not there, whenever the process dies.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written to; nothing is left at ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _encode(value: bytes | np.ndarray) -> bytes:
+    """Bytes as they are; an array in numpy's own format, which can be memory-mapped."""
+    if isinstance(value, bytes):
+        return value
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
+    return buffer.getvalue()
+
+
+class Store:
+    """Entries by key: files under ``root/<first two characters>/``, records under ``root/records/``.
+
+    Args:
+        root: Folder of the store; made when the first entry is added.
+
+    Example:
+        >>> import tempfile
+        >>> store = Store(Path(tempfile.mkdtemp()))
+        >>> store.add("ab12", {"mask.npy": np.eye(2, dtype=np.uint8)}, {"score": 0.5})
+        >>> again = Store(store.root)
+        >>> "ab12" in again, again["ab12"]["score"], int(again.array("ab12", "mask.npy").sum())
+        (True, 0.5, 2)
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self._records = self._read_records()
+        self._own_records = self.root / "records" / f"{uuid.uuid4().hex}.jsonl"
+
+    def _read_records(self) -> dict[str, dict[str, Any]]:
+        """All records by key. The last line of a killed process may be torn: its entry counts as absent."""
+        records = {}
+        for file in sorted((self.root / "records").glob("*.jsonl")):
+            for line in file.read_text().splitlines():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    continue
+                records[record["key"]] = record
+        return records
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._records[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def path(self, key: str, name: str) -> Path:
+        """Where the file ``name`` of entry ``key`` is."""
+        return self.root / key[:2] / f"{key}.{name}"
+
+    def array(self, key: str, name: str) -> np.ndarray:
+        """The array file ``name`` of entry ``key``, memory-mapped: processes share its pages."""
+        return np.load(self.path(key, name), mmap_mode="r", allow_pickle=False)
+
+    def add(self, key: str, files: Mapping[str, bytes | np.ndarray], record: Mapping[str, Any]) -> None:
+        """Write the files of an entry, then its record.
+
+        Args:
+            key: See :func:`content_key`.
+            files: File name to content; an array is stored in numpy's format.
+            record: JSON values to keep beside the files.
+        """
+        for name, value in files.items():
+            write_atomically(self.path(key, name), _encode(value))
+        entry = {"key": key, **record}
+        self._own_records.parent.mkdir(parents=True, exist_ok=True)
+        with self._own_records.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        self._records[key] = entry
