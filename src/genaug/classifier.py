@@ -19,7 +19,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normalize(nn.Module):
-    """``uint8`` images ``(B, C, H, W)`` to floats with ImageNet's statistics; a grey channel gets their average."""
+    """``uint8`` images ``(B, H, W, C)`` to floats ``(B, C, H, W)`` with ImageNet's statistics (grey: their average)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -31,11 +31,11 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Floats with mean about 0 and standard deviation about 1."""
-        return (images.float() - self.mean) / self.std
+        return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     def invert(self, images: Tensor) -> Tensor:
-        """Back to ``uint8``, for pictures of what the network was fed."""
-        return (images * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
+        """Back to ``uint8`` ``(B, H, W, C)``, for pictures of what the network was fed."""
+        return (images * self.std + self.mean).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 class Classifier(pl.LightningModule):
@@ -74,7 +74,7 @@ class Classifier(pl.LightningModule):
         self.test_metrics = nn.ModuleList(metric() for _ in self.test_names)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``uint8`` images ``(B, C, H, W)`` to logits ``(B, K)``."""
+        """``uint8`` images ``(B, H, W, C)`` to logits ``(B, K)``."""
         return self.model(self.normalize(images))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

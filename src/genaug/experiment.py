@@ -25,7 +25,6 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from genaug.callbacks.cost import Cost
 from genaug.classifier import Classifier
@@ -35,8 +34,7 @@ from genaug.data.transforms import Crop
 from genaug.launch import config_hash, task_overrides
 from genaug.losses import SoftBCE
 from genaug.methods.base import Made, Method
-from genaug.metrics.group_accuracy import GroupAccuracy
-from genaug.metrics.mean_average_precision import MeanAveragePrecision
+from genaug.metrics import metric_for
 from genaug.mixing.base import Mixer
 from genaug.reports.tables import show_run
 from genaug.seeding import derive
@@ -218,11 +216,6 @@ def build_classifier(cfg: DictConfig, pieces: Pieces, data: DataModule) -> Class
     )
 
 
-def metric_for(dataset: Dataset) -> Metric:
-    """Accuracy with groups where an image has one class, mean average precision where it can have several."""
-    return MeanAveragePrecision(len(dataset.classes)) if dataset.multilabel else GroupAccuracy(len(dataset.groups))
-
-
 def train(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder: Path) -> None:
     """Train, from the last checkpoint if there is one, and keep the weights that are to be evaluated."""
     final, last = folder / CHECKPOINTS / f"{FINAL}.ckpt", folder / CHECKPOINTS / f"{LAST}.ckpt"
@@ -303,16 +296,16 @@ def collect(
 
 
 def named(values: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
-    """What a metric computed, as plain numbers, its groups by name."""
-    plain = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in values.items()}
-    if "group_accuracy" in plain:
-        scores, counts = plain.pop("group_accuracy"), plain.pop("group_n")
-        plain["groups"] = {
-            name: {"score": score if n else None, "n": n} for name, score, n in zip(groups, scores, counts, strict=True)
-        }
-        worst = plain.pop("worst_group")
-        plain["worst_group"] = groups[worst] if worst >= 0 else None
-    return plain
+    """What a metric computed, its groups by name."""
+    if "group_score" not in values:
+        return dict(values)
+    by_group = {
+        name: {"score": score, "n": n}
+        for name, score, n in zip(groups, values["group_score"], values["group_n"], strict=True)
+    }
+    rest = {key: value for key, value in values.items() if key not in ("group_score", "group_n", "worst_group")}
+    worst = values["worst_group"]
+    return {**rest, "worst_group": None if worst is None else groups[worst], "groups": by_group}
 
 
 def device_name(trainer: pl.Trainer) -> str:

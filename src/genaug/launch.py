@@ -95,8 +95,10 @@ def _become_single_job() -> None:
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return
     hydra_cfg = HydraConfig.get()
-    script = Path(hydra_cfg.runtime.cwd) / f"{hydra_cfg.job.name}.py"
-    sys.argv = [str(script), *hydra_cfg.overrides.task, "hydra.mode=RUN"]
+    sources = {source.provider: source.path for source in hydra_cfg.runtime.config_sources}
+    script = Path(sources["main"]).parent / "run.py"  # not __main__: in a launcher's worker that is the worker
+    more = [f"--config-dir={sources['command-line']}"] if "command-line" in sources else []
+    sys.argv = [str(script), *more, *hydra_cfg.overrides.hydra, *hydra_cfg.overrides.task, "hydra.mode=RUN"]
     # A launcher that started us with ``-m`` left a module spec that Lightning would repeat instead of the script.
     sys.modules["__main__"].__spec__ = None
     with read_write(hydra_cfg), open_dict(hydra_cfg):
@@ -155,7 +157,7 @@ def _explain_key(cfg: DictConfig, key: str) -> list[str]:
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part in ("hydra",):
             return []
-        if part not in node:
+        if part not in node.keys():  # noqa: SIM118 - ``in node`` denies keys that have no value yet
             known = sorted(str(name) for name in node if name != "_target_")
             close = difflib.get_close_matches(part, known, n=1)
             where = f"{'.'.join(walked)} has" if walked else "There are"

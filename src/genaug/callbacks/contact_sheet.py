@@ -31,7 +31,7 @@ class ContactSheet(pl.Callback):
             return
         classes = trainer.datamodule.dataset.classes
         images = pl_module.normalize.invert(outputs["images"][: self.count - len(self.tiles)])
-        self.tiles += [image.permute(1, 2, 0).cpu().numpy() for image in images]
+        self.tiles += list(images.cpu().numpy())
         self.texts += [label_text(row, classes) for row in outputs["targets"][: len(images)].tolist()]
         if len(self.tiles) >= self.count:
             save_sheet(self.tiles, self.texts, self.path)

@@ -92,13 +92,15 @@ class DataModule(pl.LightningDataModule):
             raise ValueError(f"batch_size={self.batch_size} cannot be shared by {world} processes: take a multiple.")
         per_process = self.batch_size // world
         workers = default_workers() if self.num_workers is None else self.num_workers
-        training = seed is not None
+        training, count = seed is not None, None
+        if training and len(data) >= self.batch_size:
+            # A last partial batch would weigh its few images more; a set smaller than one batch is kept. Not left to
+            # drop_last: each process would fill up its share first, and more of them could make one more batch.
+            count = len(data) // self.batch_size * self.batch_size
         return DataLoader(
             data,
             batch_size=per_process,
-            sampler=KeySampler(len(data), seed, rank, world),
-            # A last partial batch would weigh its few images more; a set smaller than one batch is kept.
-            drop_last=training and len(data) >= self.batch_size,
+            sampler=KeySampler(len(data), seed, rank, world, count),
             num_workers=workers,
             persistent_workers=workers > 0 and training,
             pin_memory=torch.cuda.is_available(),

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from genaug.data.base import Sample
 from genaug.data.reading import read_image
-from genaug.seeding import derive
+from genaug.seeding import derive, lent_generator
 
 Key = tuple[int, int, bool]
 
@@ -77,17 +77,15 @@ class ImageDataset(TorchDataset):
         return len(self.source)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """``image`` (C, H, W) uint8, ``target`` (K,) float, ``group`` (-1 = none), ``valid``, ``index``."""
+        """``image`` (H, W, C) uint8, ``target`` (K,) float, ``group`` (-1 = none), ``valid``, ``index``."""
         epoch, index, valid = key
         seed = derive(self.seed, "image", epoch, index)
         image, target = self.source.draw(index, np.random.default_rng(seed))
-        # torchvision's transforms know only the global generator: lend it to them, seeded, and take it back.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            pixels = self.transform(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+        with lent_generator(seed):
+            pixels = self.transform(torch.from_numpy(image).permute(2, 0, 1))
         group = self.source.samples[index].group
         return {
-            "image": pixels.contiguous(),
+            "image": pixels.permute(1, 2, 0).contiguous(),  # rows of pixels as they lie in memory: nothing is shuffled
             "target": torch.from_numpy(target),
             "group": torch.tensor(-1 if group is None else group),
             "valid": torch.tensor(valid),
@@ -103,6 +101,7 @@ class KeySampler(Sampler[Key]):
         seed: Names the order; ``None`` keeps the images in theirs (evaluation).
         rank: This process among ``world``.
         world: Number of processes. A last round that does not fill up repeats images marked ``valid=False``.
+        count: Only the first so many of the order; ``None`` takes all.
 
     Example:
         >>> [index for _, index, _ in KeySampler(3, seed=None)]
@@ -111,8 +110,11 @@ class KeySampler(Sampler[Key]):
         [(0, 1, True), (0, 0, False)]
     """
 
-    def __init__(self, length: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, length: int, seed: int | None, rank: int = 0, world: int = 1, count: int | None = None
+    ) -> None:
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
+        self.count = length if count is None else count
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -120,11 +122,11 @@ class KeySampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.length // self.world)
+        return -(-self.count // self.world)
 
     def __iter__(self) -> Iterator[Key]:
         order = np.arange(self.length)
         if self.seed is not None:
             order = np.random.default_rng(derive(self.seed, "order", self.epoch)).permutation(order)
         for position in range(self.rank, len(self) * self.world, self.world):
-            yield self.epoch, int(order[position % self.length]), position < self.length
+            yield self.epoch, int(order[position % self.length]), position < self.count

@@ -35,10 +35,14 @@ def paste(canvas: np.ndarray, cutout: np.ndarray, x: int, y: int) -> np.ndarray:
         [[0, 0, 0], [200, 100, 50]]
     """
     height, width = cutout.shape[:2]
-    alpha = cutout[..., 3]
+    colour, alpha = cv2.cvtColor(cutout, cv2.COLOR_RGBA2RGB), cv2.extractChannel(cutout, 3)
     region = canvas[y : y + height, x : x + width]
-    weight = alpha.astype(np.float32) * np.float32(1 / 255)
-    region[:] = cv2.blendLinear(np.ascontiguousarray(cutout[..., :3]), np.ascontiguousarray(region), weight, 1 - weight)
+    # Nearly all pixels are opaque or empty: copying those and blending the rim alone takes a third of the time.
+    rows, columns = np.divmod(np.flatnonzero((alpha - 1) < 254), width)  # 1..254; 0 - 1 is 255
+    below = region[rows, columns].astype(np.float32)
+    weight = alpha[rows, columns, None] / np.float32(255)
+    cv2.copyTo(colour, alpha, region)
+    region[rows, columns] = (below + weight * (colour[rows, columns] - below)).round().astype(np.uint8)
     return alpha
 
 
@@ -68,8 +72,8 @@ def visible_areas(
     if right > left and bottom > top:
         below = first[top - first_at[1] : bottom - first_at[1], left - first_at[0] : right - first_at[0]]
         above = second[top - second_at[1] : bottom - second_at[1], left - second_at[0] : right - second_at[0]]
-        hidden = float(np.dot(below.ravel().astype(np.float64), above.ravel())) / 255**2
-    return float(first.sum(dtype=np.int64)) / 255 - hidden, float(second.sum(dtype=np.int64)) / 255
+        hidden = cv2.sumElems(cv2.multiply(below, above, scale=1 / 255))[0]
+    return (cv2.sumElems(first)[0] - hidden) / 255, cv2.sumElems(second)[0] / 255
 
 
 def cut_out(image: np.ndarray, mask: np.ndarray, box: Box) -> np.ndarray:
@@ -82,7 +86,8 @@ def cut_out(image: np.ndarray, mask: np.ndarray, box: Box) -> np.ndarray:
 def rotate(cutout: np.ndarray, degrees: float) -> np.ndarray:
     """Rotate an RGBA cut-out about its centre, counter-clockwise, on a canvas that holds all of it."""
     height, width = cutout.shape[:2]
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
+    # OpenCV counts from the centre of the first pixel, so the middle of n pixels is (n - 1) / 2.
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
     cos, sin = abs(matrix[0, 0]), abs(matrix[0, 1])
     new_width, new_height = round(height * sin + width * cos), round(height * cos + width * sin)
     matrix[:, 2] += (new_width - width) / 2, (new_height - height) / 2

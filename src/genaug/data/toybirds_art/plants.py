@@ -6,43 +6,39 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from genaug.data.toybirds_art.canvas import Colour, Polygon, ellipse, mix, ribbon, smooth
+from genaug.data.toybirds_art.canvas import Colour, Polygon, blades, ellipse, mix, ribbon, smooth
 from genaug.data.toybirds_art.stage import Stage
 
 BARK, STONE = (96, 74, 58), (136, 132, 128)
 DARK, PALE = (16, 18, 24), (255, 252, 244)
 
 
-def blade(root: Sequence[float], tip: Sequence[float], width: float, bend: float) -> Polygon:
-    """One leaf of grass or reed from ``root`` to ``tip``, bowed sideways by ``bend``."""
-    root, tip = np.asarray(root, float), np.asarray(tip, float)
-    middle = 0.5 * (root + tip) + (bend, 0)
-    return ribbon([root, middle, tip], [width, 0.8 * width, 0.05 * width], steps=4)
-
-
-def grass(stage: Stage, count: int, rows: tuple[float, float], height: float, colour: Colour, width: float = 0.012) -> None:
+def grass(
+    stage: Stage, count: int, rows: tuple[float, float], height: float, colour: Colour, width: float = 0.012
+) -> None:
     """Blades rooted between two heights of the frame, in three shades, back to front."""
     rng = stage.rng
-    for shade, part in zip((-0.32, 0.0, 0.28), np.array_split(np.sort(rng.uniform(*rows, count)), 3), strict=True):
-        blades = []
-        for y in part:
-            x, tall = rng.uniform(-0.05, 1.05), height * rng.uniform(0.5, 1.2)
-            lean = rng.normal(0, 0.3) * tall
-            blades.append(blade((x, y), (x + lean, y - tall), width * rng.uniform(0.6, 1.3), -0.25 * lean))
-        stage.fill(blades, mix(colour, DARK if shade < 0 else PALE, abs(shade)))
+    roots = np.stack([rng.uniform(-0.05, 1.05, count), np.sort(rng.uniform(*rows, count))], 1)
+    tall = height * rng.uniform(0.5, 1.2, count)
+    lean = rng.normal(0, 0.3, count) * tall
+    every = blades(roots, roots + np.stack([lean, -tall], 1), width * rng.uniform(0.6, 1.3, count), -0.15 * lean)
+    third = -(-count // 3)
+    for i, shade in enumerate((-0.32, 0.0, 0.28)):
+        tone = mix(colour, DARK if shade < 0 else PALE, abs(shade))
+        stage.fill(every[i * third : (i + 1) * third], tone)
 
 
 def reeds(stage: Stage, places: Sequence[float], y: float, height: float, colour: Colour, far: float = 0.0) -> None:
     """Clumps of reeds with bulrush heads at ``places`` (x of each clump)."""
     rng = stage.rng
-    leaves, dark, heads = [], [], []
+    count = 7 * len(places)
+    roots = np.stack([np.repeat(places, 7) + rng.normal(0, 0.035, count), np.full(count, y)], 1)
+    tall = height * rng.uniform(0.55, 1.15, count)
+    lean = rng.normal(0, 0.22, count) * tall
+    every = blades(roots, roots + np.stack([lean, -tall], 1), 0.013, -0.2 * lean)
+    dark, leaves, heads = every[::3], [leaf for i, leaf in enumerate(every) if i % 3], []
     for x in places:
-        for _ in range(7):
-            root, tall = x + rng.normal(0, 0.035), height * rng.uniform(0.55, 1.15)
-            tip = root + rng.normal(0, 0.22) * tall
-            (leaves if rng.random() < 0.6 else dark).append(blade((root, y), (tip, y - tall), 0.013, 0.3 * (root - tip)))
-        stalk = x + rng.normal(0, 0.02)
-        top = y - height * rng.uniform(0.8, 1.1)
+        stalk, top = x + rng.normal(0, 0.02), y - height * rng.uniform(0.8, 1.1)
         dark.append(ribbon([(x, y), (stalk, top)], [0.007, 0.005]))
         heads.append(ribbon([(stalk, top + 0.01), (stalk, top - 0.15 * height)], [0.018, 0.016]))
     stage.fill(dark, mix(colour, DARK, 0.35), far)
@@ -67,7 +63,10 @@ def firs(stage: Stage, count: int, y: float, height: float, colour: Colour, far:
     trees = [conifer(x, y + rng.uniform(-0.01, 0.02), height * rng.uniform(0.6, 1.25), rng) for x in xs]
     stage.fill(trees, colour, far)
     if snow:
-        caps = [np.stack([tree[:, 0].mean() + 0.62 * (tree[:, 0] - tree[:, 0].mean()) - 0.004, tree[:, 1] - 0.012], 1) for tree in trees]
+        caps = [
+            np.stack([tree[:, 0].mean() + 0.62 * (tree[:, 0] - tree[:, 0].mean()) - 0.004, tree[:, 1] - 0.012], 1)
+            for tree in trees
+        ]
         stage.fill(caps, PALE, far, opacity=0.7 * snow)
 
 
@@ -78,7 +77,7 @@ def canopy(stage: Stage, centre: Sequence[float], radius: float, far: float, lob
     for shade, lift, size in ((0.42, 0.14, 0.62), (0.12, 0.0, 0.52), (-0.22, -0.18, 0.38)):
         spots = np.asarray(centre) + rng.normal(0, 0.42, (lobes, 2)) * (radius, 0.62 * radius) + (0, lift * radius)
         shapes = [ellipse(p, (size * radius, 0.8 * size * radius), rng.uniform(0, 3), 14) for p in spots]
-        stage.fill(shapes, mix(colour, DARK if shade > 0 else PALE, abs(shade)), far, soft=0.004)
+        stage.fill(shapes, mix(colour, DARK if shade > 0 else PALE, abs(shade)), far)
 
 
 def tree(stage: Stage, x: float, y: float, height: float, far: float) -> None:
@@ -92,12 +91,18 @@ def palm(stage: Stage, x: float, y: float, height: float, far: float) -> None:
     rng = stage.rng
     lean = rng.normal(0, 0.25) * height
     top = np.array([x + lean, y - height])
-    stage.fill([ribbon([(x, y), (x + 0.25 * lean, y - 0.5 * height), top], [0.05 * height, 0.03 * height])], (140, 112, 84), far)
+    stage.fill(
+        [ribbon([(x, y), (x + 0.25 * lean, y - 0.5 * height), top], [0.05 * height, 0.03 * height])],
+        (140, 112, 84),
+        far,
+    )
     for shade in (0.3, 0.0):
         fronds = []
         for angle in rng.uniform(-0.5, np.pi + 0.5, 6):
             reach = 0.45 * height * np.array([np.cos(angle), -np.sin(angle)])
-            fronds.append(ribbon([top, top + 0.6 * reach, top + reach + (0, 0.2 * height)], [0.02 * height, 0.09 * height, 0.01]))
+            fronds.append(
+                ribbon([top, top + 0.6 * reach, top + reach + (0, 0.2 * height)], [0.02 * height, 0.09 * height, 0.01])
+            )
         stage.fill(fronds, mix((62, 136, 70), DARK, shade), far)
 
 
@@ -109,10 +114,16 @@ def cactus(stage: Stage, x: float, y: float, height: float, far: float) -> None:
         out = x + side * 0.27 * height
         arms.append([(x, y - low * height), (out, y - low * height), (out, y - (low + 0.34) * height)])
     for colour, shift, size in (((70, 122, 78), 0.0, 1.0), ((122, 170, 108), -0.22 * w, 0.28)):
-        stage.fill([ribbon(np.array(arm) + (shift, 0), [w * size * (1 if i == 0 else 0.7)] * 2) for i, arm in enumerate(arms)], colour, far)
+        stage.fill(
+            [ribbon(np.array(arm) + (shift, 0), [w * size * (1 if i == 0 else 0.7)] * 2) for i, arm in enumerate(arms)],
+            colour,
+            far,
+        )
 
 
-def rock(stage: Stage, centre: Sequence[float], radii: Sequence[float], colour: Colour = STONE, far: float = 0.0) -> None:
+def rock(
+    stage: Stage, centre: Sequence[float], radii: Sequence[float], colour: Colour = STONE, far: float = 0.0
+) -> None:
     """A boulder with a lit top and snow on it in winter."""
     rng = stage.rng
     angles = np.linspace(0, 2 * np.pi, 11, endpoint=False) + rng.uniform(-0.15, 0.15, 11)
@@ -142,11 +153,11 @@ def spray(
     along = end - start
     length = float(np.hypot(*along))
     sag = 0.5 * (start + end) + (0, 0.06 * length)
-    leaves = []
-    for i, t in enumerate(np.arange(0.1, 1.0, gap / length)):
-        foot = (1 - t) ** 2 * start + 2 * t * (1 - t) * sag + t * t * end
-        angle = np.arctan2(along[1], along[0]) + (1 if i % 2 else -1) * rng.uniform(0.5, 1.1)
-        size = leaf[0] * rng.uniform(0.7, 1.15)
-        tip = foot + size * np.array([np.cos(angle), np.sin(angle)])
-        leaves.append(ribbon([foot, 0.5 * (foot + tip), tip], [0.2 * leaf[1], leaf[1], 0.08 * leaf[1]], steps=4))
+    t = np.arange(0.1, 1.0, gap / length)[:, None]
+    feet = (1 - t) ** 2 * start + 2 * t * (1 - t) * sag + t * t * end
+    sides = np.where(np.arange(len(t)) % 2, 1, -1)
+    angles = np.arctan2(along[1], along[0]) + sides * rng.uniform(0.5, 1.1, len(t))
+    sizes = leaf[0] * rng.uniform(0.7, 1.15, len(t))
+    tips = feet + sizes[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    leaves = blades(feet, tips, leaf[1], leaf=True)
     return ribbon([start, sag, end], [0.013, 0.010, 0.004]), leaves

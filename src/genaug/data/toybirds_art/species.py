@@ -67,7 +67,6 @@ class Species:
         brow: Whether a stripe runs over the eye (colour ``brow``).
         mask: Whether a dark or light patch covers the cheek (colour ``mask``).
         collar: Whether a band runs round the neck (colour ``collar``).
-        spots: Whether the breast is spotted (colour ``spots``).
         fork: Depth of the notch of the tail as a fraction of its length; negative for a rounded tail.
         tail: Length of the tail relative to the genus.
         bill: Length of the bill relative to the genus.
@@ -85,7 +84,6 @@ class Species:
     brow: bool = False
     mask: bool = False
     collar: bool = False
-    spots: bool = False
     fork: float = 0.0
     tail: float = 1.0
     bill: float = 1.0
@@ -110,7 +108,6 @@ _SHARED: dict[str, RGB] = {
     "mask": (34, 32, 36),
     "collar": (250, 248, 240),
     "bars": (248, 244, 234),
-    "spots": (70, 54, 46),
     "eye": (22, 18, 20),
 }
 
@@ -182,8 +179,6 @@ SPECIES: tuple[Species, ...] = (
     Species("Azure-tailed Jay", JAY, 3, {"tail": (20, 150, 232), "rump": (40, 166, 236)}, tail=1.25, fork=-0.15),
     Species("Saffron-breasted Jay", JAY, 6, {"breast": (244, 178, 44), "belly": (248, 206, 104)}, mask=True, tail=0.9),
     Species("Plum-crested Jay", JAY, 2, {"crest": (132, 44, 116), "crown": (132, 44, 116)}, crest=1.7),
-    Species("Snowy-winged Jay", JAY, 4, {"wing": (232, 236, 242), "bars": (50, 58, 84), "throat": (44, 44, 52)}, bars=2, ring=True,
-            fork=0.3),
+    Species("Snowy-winged Jay", JAY, 4, {"wing": (232, 236, 242), "bars": (50, 58, 84), "throat": (44, 44, 52)},
+            bars=2, ring=True, fork=0.3),
 )  # fmt: skip
-
-

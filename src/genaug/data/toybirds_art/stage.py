@@ -35,8 +35,8 @@ class Light:
 LIGHTS = (
     Light("dawn", (126, 158, 204), (255, 212, 186), (1.04, 0.94, 0.90), (255, 244, 214), 0.25),
     Light("noon", (82, 152, 220), (206, 230, 242), (1.06, 1.05, 1.00), (255, 255, 244), 0.80),
-    Light("dusk", (92, 84, 142), (255, 164, 98), (1.02, 0.80, 0.70), (255, 206, 130), 0.18),
-    Light("night", (18, 26, 62), (66, 84, 128), (0.50, 0.58, 0.82), (238, 240, 226), 0.70),
+    Light("dusk", (92, 84, 142), (255, 164, 98), (1.02, 0.84, 0.76), (255, 206, 130), 0.18),
+    Light("night", (18, 26, 62), (66, 84, 128), (0.58, 0.65, 0.88), (238, 240, 226), 0.70),
 )
 
 
@@ -82,12 +82,15 @@ class Stage:
         light: The light of the time of day.
         season: The season.
         horizon: Height of the horizon, as a fraction of the frame from the top.
+        afloat: Whether the bird swims, so that there must be water in the foreground.
         grain: (side, side) texture about 1 that gives surfaces a hand-painted look.
     """
 
-    def __init__(self, side: int, rng: np.random.Generator, light: Light, season: Season, horizon: float) -> None:
+    def __init__(
+        self, side: int, rng: np.random.Generator, light: Light, season: Season, horizon: float, afloat: bool
+    ) -> None:
         self.canvas = Canvas(side)
-        self.rng, self.light, self.season, self.horizon = rng, light, season, horizon
+        self.rng, self.light, self.season, self.horizon, self.afloat = rng, light, season, horizon, afloat
         self.grain = 1 + 0.16 * fractal(rng, side, (12, 12), 4, 0.75)
         self._rows = (np.arange(side, dtype=np.float32) + 0.5) / side
 
@@ -102,10 +105,10 @@ class Stage:
         self.canvas.fill(polygons, self.lit(colour, far), soft, opacity, texture=self.grain)
 
     def gradient(self, top: float, bottom: float, first: Colour, last: Colour) -> np.ndarray:
-        """Image that goes from colour ``first`` at height ``top`` to ``last`` at ``bottom``: (side, side, 3)."""
-        t = np.clip((self._rows - top) / (bottom - top), 0, 1)[:, None, None]
-        image = mix(first, last, 0) + t * (mix(last, first, 0) - mix(first, last, 0))
-        return np.broadcast_to(image.astype(np.float32), (self.canvas.side, self.canvas.side, 3))
+        """Planes that go from colour ``first`` at height ``top`` to ``last`` at ``bottom``: (3, side, side)."""
+        t = np.clip((self._rows - top) / (bottom - top), 0, 1)[:, None]
+        first, last = (np.asarray(colour, np.float32)[:, None, None] for colour in (first, last))
+        return np.broadcast_to(first + t * (last - first), (3, self.canvas.side, self.canvas.side))
 
     def paint_sky(self) -> None:
         """Sky with sun or moon, clouds, and stars at night."""
@@ -121,7 +124,7 @@ class Stage:
         self.canvas.fill([ellipse(centre, (radius, radius))], light.lamp, soft=0.004)
         cover = fractal(rng, side, (5, 2), 5, 0.6) - rng.uniform(-0.1, 0.5)
         cover = np.clip(1.6 * cover, 0, 0.85) * (self._rows < self.horizon + 0.05)[:, None]
-        self.canvas.paint(cover, mix(np.array([250, 250, 252]) * np.asarray(light.tint), light.low, 0.35))
+        self.canvas.paint(cover, self.lit((250, 250, 252), 0.35)[:, None, None])
 
     def profile(self, base: float, height: float, roughness: float, cells: int = 3) -> np.ndarray:
         """A random skyline from the left to the right edge: (65, 2)."""
@@ -145,9 +148,9 @@ class Stage:
     def _perspective(self, texture: np.ndarray, top: float) -> np.ndarray:
         """``texture`` laid on the ground below height ``top``."""
         side = self.canvas.side
-        depth = np.clip((self._rows - top) / max(1 - top, 0.05), 0, 1) + 0.12
-        x = (self._rows[None, :] - 0.5) / (1.1 * depth[:, None]) * 0.8 + 0.5
-        y = np.broadcast_to(0.9 - 0.1 / depth[:, None], x.shape)
+        depth = np.clip((self._rows - top) / max(1 - top, 0.05), 0, 1) + 0.25
+        x = (self._rows[None, :] - 0.5) / (1.25 * depth[:, None]) + 0.5
+        y = np.broadcast_to(1.0 - 0.25 / depth[:, None], x.shape)
         columns, rows = (x * side).astype(np.float32), (y * side).astype(np.float32)
         return cv2.remap(texture, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
@@ -155,7 +158,9 @@ class Stage:
         """Land below the skyline ``line``, from colour ``far`` to ``near``, rougher towards the viewer."""
         top = float(line[:, 1].mean())
         noise = fractal(self.rng, self.canvas.side, (10, 8), 5, 0.8)
-        texture = np.clip(1 + rough * self._perspective(noise, top), 0.35, 1.7) * self.grain
+        texture = (
+            np.clip(1 + rough * (1 - 0.6 * self.season.snow) * self._perspective(noise, top), 0.35, 1.7) * self.grain
+        )
         colours = self.gradient(top, 1.0, self.lit(far, haze), self.lit(near))
         self.canvas.fill([below(line, 1.05)], colours, texture=texture)
 
@@ -165,13 +170,16 @@ class Stage:
         ripples = self._perspective(fractal(self.rng, side, (40, 5), 3, 0.8), top)
         colours = self.gradient(top, 1.0, mix(self.lit(far), light.low, 0.55), mix(self.lit(near), light.top, 0.22))
         shape = self.canvas.coverage([below(line, 1.05)])
-        self.canvas.paint(shape, colours * (1 + 0.22 * choppy * ripples[..., None]))
-        self.canvas.paint(shape * np.clip(choppy * (ripples - 0.45), 0, 0.6), mix(light.low, (255, 255, 255), 0.4))
+        self.canvas.paint(shape, colours * (1 + 0.22 * choppy * ripples))
+        self.canvas.paint(
+            shape * np.clip(choppy * (ripples - 0.45), 0, 0.6), mix(light.low, (255, 255, 255), 0.4)[:, None, None]
+        )
 
     def finish_distance(self, blur: float = 0.0035) -> None:
         """Throw what was painted so far slightly out of focus."""
         if blur * self.canvas.side > 0.3:
-            self.canvas.rgb = cv2.GaussianBlur(self.canvas.rgb, (0, 0), blur * self.canvas.side)
+            for plane in self.canvas.rgb:
+                cv2.GaussianBlur(plane, (0, 0), blur * self.canvas.side, plane)
 
 
 def below(line: np.ndarray, bottom: float) -> Polygon:
