@@ -1,4 +1,4 @@
-"""Entry point: ``python run.py method=deda dataset=cub``. Everything heavy is imported once the configuration is right."""
+"""Entry point: ``python run.py method=deda dataset=cub``. What is heavy is imported once the configuration is right."""
 
 from __future__ import annotations
 

@@ -2,20 +2,19 @@
 
     python benchmarks/online_combination.py --root ../shared/data/cub40
 
-Three views of the same photographs with the same crop, each in a process of its own with one thread, in turn, several
-rounds; the medians and the ratios of one run are what counts.
+The same photographs with the same crop, each view in a process of its own with one thread, in turn, several rounds.
+Speed is per second of processor time, so that other work on the machine counts less; ratios are taken round by round.
 
 * ``vanilla``: decode, crop, flip.
 * ``deda``: half of the images are combinations of stored parts (p_aug 0.5, p_mix 0.5).
 * ``plain``: the same combinations, each part opened from a PNG, resized and pasted with PIL.
+* ``deda p_aug=1`` and ``plain p_aug=1``: combinations only, without the real half that both share.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from rich.console import Console
@@ -43,18 +43,16 @@ from genaug.segmentation.grabcut import GrabCut
 class PlainCombination:
     """De-DA's combination as one would write it first: open the files, resize, paste, all with PIL."""
 
-    def __init__(self, dataset: CUB, folder: Path, side: int, crop: int, count: int) -> None:
+    def __init__(self, dataset: CUB, folder: Path, side: int, crop: int, count: int, p_aug: float) -> None:
         self.samples, self.folder, self.count = dataset.splits()["train"][:count], folder, count
-        self.transform = v2.Compose(
-            [v2.Resize(side), v2.RandomCrop(crop), v2.RandomHorizontalFlip(), v2.PILToTensor()]
-        )
-        self.side = side
+        self.transform = v2.Compose([v2.Resize(side), v2.RandomCrop(crop), v2.RandomHorizontalFlip(), v2.PILToTensor()])
+        self.side, self.p_aug = side, p_aug
 
     def __getitem__(self, key: tuple[int, int, bool]) -> torch.Tensor:
         """One training image."""
         _, index, _ = key
         rng = np.random.default_rng(index)
-        if rng.random() < 0.5:
+        if rng.random() >= self.p_aug:
             return self.transform(Image.open(self.samples[index].path).convert("RGB"))
         canvas = Image.open(self.folder / f"{rng.integers(self.count)}.cip.png").convert("RGB")
         canvas = v2.functional.resize(canvas, self.side)
@@ -85,17 +83,17 @@ def write_pngs(dataset: CUB, decouple: Decouple, parts: Parts, folder: Path, cou
 
 
 def measure(make: Callable[[], Any], count: int, result: Any) -> None:
-    """In a fresh process: images per second over one epoch, and peak memory in MiB."""
+    """In a fresh process: images per second over one epoch, and memory at its end in MiB."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     data = make()
     for index in range(min(20, count)):
         data[0, index, True]
-    started = time.perf_counter()
+    started = time.process_time()
     for index in range(count):
         data[1, index, True]
-    speed = count / (time.perf_counter() - started)
-    result.put((speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    speed = count / (time.process_time() - started)
+    result.put((speed, psutil.Process().memory_info().rss / 2**20))
 
 
 def vanilla_view(dataset: CUB, crop: ResizeCrop, count: int) -> ImageDataset:
@@ -103,24 +101,23 @@ def vanilla_view(dataset: CUB, crop: ResizeCrop, count: int) -> ImageDataset:
     return ImageDataset(real, nn.Sequential(crop.train()), seed=0)
 
 
-def deda_view(dataset: CUB, crop: ResizeCrop, count: int, stores: Path) -> ImageDataset:
+def deda_view(dataset: CUB, crop: ResizeCrop, count: int, stores: Path, p_aug: float) -> ImageDataset:
     samples = dataset.splits()["train"][:count]
     parts = Decouple(GrabCut()).make(samples, dataset, stores, crop.side)
-    combined = OnlineCombination()(RealImages(samples, len(dataset.classes)), parts)
+    combined = OnlineCombination(p_aug=p_aug)(RealImages(samples, len(dataset.classes)), parts)
     return ImageDataset(combined, nn.Sequential(crop.train()), seed=0)
 
 
-def compare(root: str, size: int, count: int, rounds: int, folder: Path) -> dict[str, Any]:
+def compare(root: str, size: int, count: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
     """Medians of all views at one image size."""
     dataset, crop = CUB(root, image_size=size), ResizeCrop(size)
     decouple = Decouple(GrabCut())
     parts = decouple.make(dataset.splits()["train"][:count], dataset, folder, crop.side)
     write_pngs(dataset, decouple, parts, folder / "png", count)
-    views = {
-        "vanilla": partial(vanilla_view, dataset, crop, count),
-        "deda": partial(deda_view, dataset, crop, count, folder),
-        "plain": partial(PlainCombination, dataset, folder / "png", crop.side, size, count),
-    }
+    views: dict[str, Callable[[], Any]] = {"vanilla": partial(vanilla_view, dataset, crop, count)}
+    for p_aug, name in ((0.5, ""), (1.0, " p_aug=1")):
+        views[f"deda{name}"] = partial(deda_view, dataset, crop, count, folder, p_aug)
+        views[f"plain{name}"] = partial(PlainCombination, dataset, folder / "png", crop.side, size, count, p_aug)
     runs: dict[str, list[tuple[float, float]]] = {name: [] for name in views}
     context = multiprocessing.get_context("spawn")
     for _ in range(rounds):
@@ -130,19 +127,22 @@ def compare(root: str, size: int, count: int, rounds: int, folder: Path) -> dict
             process.start()
             runs[name].append(result.get())
             process.join()
-    speeds = {name: statistics.median(speed for speed, _ in values) for name, values in runs.items()}
-    return {
-        "size": size,
-        **{f"{name} images/s": round(speed, 1) for name, speed in speeds.items()},
-        **{f"{name} MiB": round(max(memory for _, memory in values)) for name, values in runs.items()},
-        "deda / vanilla": round(_ratio(runs, "deda", "vanilla"), 2),
-        "deda / plain": round(_ratio(runs, "deda", "plain"), 2),
-    }
+    return [
+        {
+            "size": size,
+            "view": name,
+            "images/s": round(statistics.median(speed for speed, _ in values), 1),
+            "MiB": round(max(memory for _, memory in values)),
+            "x vanilla": ratio(values, runs["vanilla"]),
+            "x plain": ratio(values, runs["plain p_aug=1" if "p_aug=1" in name else "plain"]),
+        }
+        for name, values in runs.items()
+    ]
 
 
-def _ratio(runs: dict[str, list[tuple[float, float]]], a: str, b: str) -> float:
+def ratio(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> float:
     """Median over rounds of the ratio of neighbours in time: the machine's drift cancels."""
-    return statistics.median(one[0] / other[0] for one, other in zip(runs[a], runs[b], strict=True))
+    return round(statistics.median(one[0] / other[0] for one, other in zip(a, b, strict=True)), 2)
 
 
 def main() -> None:
@@ -154,7 +154,9 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [
-            compare(asked.root, size, asked.count, asked.rounds, Path(folder) / str(size)) for size in asked.sizes
+            row
+            for size in asked.sizes
+            for row in compare(asked.root, size, asked.count, asked.rounds, Path(folder) / str(size))
         ]
     table = Table(title=f"{asked.count} photographs, one thread, median of {asked.rounds} rounds", title_justify="left")
     for name in rows[0]:
@@ -162,7 +164,6 @@ def main() -> None:
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console().print(table)
-    print(json.dumps(rows))
 
 
 if __name__ == "__main__":

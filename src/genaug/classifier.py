@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -20,6 +21,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 class Normalize(nn.Module):
     """``uint8`` images ``(B, H, W, C)`` to floats ``(B, C, H, W)`` with ImageNet's statistics (grey: their average)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -71,7 +75,7 @@ class Classifier(pl.LightningModule):
         self.mixer, self.loss, self.seed = mixer, loss, seed
         self.optimizer, self.schedule, self.test_names = optimizer, schedule, list(test_names)
         self.val_metric = metric()
-        self.test_metrics = nn.ModuleList(metric() for _ in self.test_names)
+        self.test_metrics: Sequence[Metric] = nn.ModuleList(metric() for _ in self.test_names)  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
         """``uint8`` images ``(B, H, W, C)`` to logits ``(B, K)``."""
@@ -99,6 +103,11 @@ class Classifier(pl.LightningModule):
         self.log("val/score", float(self.val_metric.compute()["score"]), sync_dist=False)
         self.val_metric.reset()
 
+    def on_test_start(self) -> None:
+        """Forget an earlier test."""
+        for metric in self.test_metrics:
+            metric.reset()
+
     def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count into the metric of the split."""
         metric = self.test_metrics[dataloader_idx]
@@ -113,7 +122,7 @@ class Classifier(pl.LightningModule):
         """Scores by split after a test: what the metric computed."""
         return {name: metric.compute() for name, metric in zip(self.test_names, self.test_metrics, strict=True)}
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, its learning rate scheduled by optimizer step."""
         optimizer = self.optimizer(self.model.parameters())
         total = int(self.trainer.estimated_stepping_batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -17,6 +18,21 @@ T = TypeVar("T")
 
 #: Seconds between two lines of progress where there is no terminal.
 LINE_EVERY = 10.0
+
+
+#: What libraries warn of although it is meant: our own progress bar, no held-out loader, few steps in an epoch.
+_MEANT = (
+    ".*does not have many workers.*",
+    ".*Total length of `list` across ranks is zero.*",
+    ".*smaller than the logging interval.*",
+    ".*isinstance.treespec, LeafSpec.*",
+)
+
+
+def hide_meant_warnings() -> None:
+    """Keep the console for what a person should act on."""
+    for message in _MEANT:
+        warnings.filterwarnings("ignore", message=message)
 
 
 class SpeedColumn(ProgressColumn):

@@ -23,11 +23,11 @@ from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from genaug.callbacks.cost import Cost
 from genaug.classifier import Classifier
+from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
 from genaug.data.datamodule import DataModule, choose_splits
 from genaug.data.transforms import Crop
@@ -113,6 +113,7 @@ def run(cfg: DictConfig) -> float | None:
     Raises:
         ValueError: a value, or a combination of values, cannot be used; raised before the first expensive step.
     """
+    hide_meant_warnings()
     folder, clock, cost = Path(cfg.paths.output), Clock(), Cost()
     if cfg.stage == "all" and (folder / RESULTS).exists():
         log.info("This configuration has been run already: %s (delete the folder to run it again)", folder)
@@ -123,7 +124,8 @@ def run(cfg: DictConfig) -> float | None:
     with clock.stage("data"):
         splits = choose_splits(pieces.dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
     trainer = build_trainer(cfg, len(splits["train"]), "val" in splits, cost)
-    save_config(cfg, folder)
+    if trainer.is_global_zero:
+        save_config(cfg, folder)
     made = synthesize(cfg, pieces, splits["train"], clock)
     if cfg.stage == "synthesize":
         return None
@@ -137,7 +139,7 @@ def run(cfg: DictConfig) -> float | None:
     with clock.stage("evaluate"):
         evaluate(trainer, classifier, data, folder)
     results = collect(cfg, pieces, data, trainer, classifier, made, clock, cost)
-    if rank_zero_only.rank == 0:
+    if trainer.is_global_zero:
         write_atomically(folder / RESULTS, json.dumps(results, indent=1).encode())
         show_run(results, folder)
     return results["selection"]["score"]
@@ -145,8 +147,7 @@ def run(cfg: DictConfig) -> float | None:
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """The configuration as it ran, beside its results."""
-    if rank_zero_only.rank == 0:
-        write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
 
 
 def build_trainer(cfg: DictConfig, images: int, has_val: bool, cost: Cost) -> pl.Trainer:
@@ -225,15 +226,14 @@ def train(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder:
     if last.exists():
         log.info("resuming from %s", last)
     trainer.fit(classifier, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    best = next((one for one in trainer.checkpoint_callbacks if one.monitor), None)
+    checkpoints = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
+    best = next((one for one in checkpoints if one.monitor), None)
     if best is not None:
         load_weights(classifier, Path(best.best_model_path))
-    trainer.save_checkpoint(final, weights_only=True)
-    if best is not None and trainer.is_global_zero:
-        score = float(best.best_model_score)
-        write_atomically(folder / SELECTION, json.dumps({"score": score}).encode())
+        if trainer.is_global_zero:
+            score = float(best.best_model_score or 0)
+            write_atomically(folder / SELECTION, json.dumps({"score": score}).encode())
+    trainer.save_checkpoint(final, weights_only=True)  # the last file: with it the stage is done
 
 
 def load_weights(classifier: Classifier, file: Path) -> None:

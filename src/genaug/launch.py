@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 STAGES = ("all", "synthesize", "train", "evaluate")
@@ -52,19 +53,27 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+class WrongValue(CompactHydraException, ValueError):
+    """A value that cannot be used: Hydra prints the message and no traceback."""
+
+
 def check_values(cfg: DictConfig) -> None:
     """Refuse values that no part of the program checks for itself, before anything is imported.
 
     Raises:
-        ValueError: names the key, what came, and the valid choices.
+        WrongValue: names the key, what came, and the valid choices.
     """
+    if missing := OmegaConf.missing_keys(cfg):
+        raise WrongValue(f"Without a value: {', '.join(sorted(missing))}. Add it to the command line as key=value.")
+    if type(cfg.seed) is not int:
+        raise WrongValue(f"seed={cfg.seed} is not a whole number.")
     for key, known in CHOICES.items():
         if cfg[key] not in known:
             close = difflib.get_close_matches(str(cfg[key]), known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{key}={cfg[key]} is not known: choose one of {', '.join(known)}.{hint}")
-    if not 0 < cfg.val_fraction < 1:
-        raise ValueError(f"val_fraction={cfg.val_fraction} must lie between 0 and 1.")
+            raise WrongValue(f"{key}={cfg[key]} is not known: choose one of {', '.join(known)}.{hint}")
+    if not isinstance(cfg.val_fraction, float) or not 0 < cfg.val_fraction < 1:
+        raise WrongValue(f"val_fraction={cfg.val_fraction} must be a number between 0 and 1.")
 
 
 @contextlib.contextmanager

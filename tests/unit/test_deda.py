@@ -521,9 +521,7 @@ def test_original_placement_is_exact_for_every_width(tmp_path):
 
 def test_original_placement_keeps_place_and_size_as_fractions(tmp_path):
     places = {0: [0.75, 0.25, 0.5]}
-    combined = view(
-        world(tmp_path, scene_size=(32, 64), places=places), p_aug=1.0, p_mix=0.0, placement="original"
-    )
+    combined = view(world(tmp_path, scene_size=(32, 64), places=places), p_aug=1.0, p_mix=0.0, placement="original")
     image, _ = combined.draw(0, np.random.default_rng(0))
     rows, columns = np.nonzero(image[..., 1])
     # 16 x 16, half of the short side, around (48, 8).
@@ -531,9 +529,7 @@ def test_original_placement_keeps_place_and_size_as_fractions(tmp_path):
 
 
 def test_synthetic_objects_take_the_place_of_the_real_one(tmp_path):
-    combined = view(
-        world(tmp_path, synthetic=1), p_aug=1.0, p_mix=0.0, p_syn=1.0, cip="own", placement="original"
-    )
+    combined = view(world(tmp_path, synthetic=1), p_aug=1.0, p_mix=0.0, p_syn=1.0, cip="own", placement="original")
     image, _ = combined.draw(0, np.random.default_rng(0))
     assert (image[12:20, 12:20] == (0, 0, 210)).all()  # Figure 9 (b): same size, same position
     assert colours(image)[(0, 0, 210)] == 64
@@ -612,7 +608,10 @@ def test_a_draw_is_named_by_seed_epoch_and_index(tmp_path):
         return [dataset[epoch, index, True] for index in range(6)]
 
     def same(one, other):
-        return all((a["image"] == b["image"]).all() and (a["target"] == b["target"]).all() for a, b in zip(one, other, strict=True))
+        return all(
+            (a["image"] == b["image"]).all() and (a["target"] == b["target"]).all()
+            for a, b in zip(one, other, strict=True)
+        )
 
     first = images(seed=0, epoch=0)
     assert same(first, images(seed=0, epoch=0))

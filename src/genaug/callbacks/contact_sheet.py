@@ -23,9 +23,7 @@ class ContactSheet(pl.Callback):
         self.tiles: list[Any] = []
         self.texts: list[str] = []
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Collect until there are enough."""
         if not trainer.is_global_zero or len(self.tiles) >= self.count or self.path.exists():
             return

@@ -10,7 +10,6 @@ import psutil
 import pytorch_lightning as pl
 import torch
 
-
 #: Seconds between two looks at the memory.
 LOOK_EVERY = 2.0
 

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress(pl.Callback):
-    """Step, loss, score on the held-out part, speed and time left; a line every ten seconds where there is no terminal."""
+    """Step, loss, score on the held-out part, speed, time left; a line every ten seconds where there is no terminal."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar at the step a resumed run starts from."""

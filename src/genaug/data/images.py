@@ -94,7 +94,7 @@ class ImageDataset(TorchDataset):
 
 
 class KeySampler(Sampler[Key]):
-    """The keys of one epoch, shared out among processes so that the images of a global batch do not depend on their number.
+    """The keys of one epoch, shared out so that the images of a global batch do not depend on the number of processes.
 
     Args:
         length: Number of images.
@@ -110,9 +110,7 @@ class KeySampler(Sampler[Key]):
         [(0, 1, True), (0, 0, False)]
     """
 
-    def __init__(
-        self, length: int, seed: int | None, rank: int = 0, world: int = 1, count: int | None = None
-    ) -> None:
+    def __init__(self, length: int, seed: int | None, rank: int = 0, world: int = 1, count: int | None = None) -> None:
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.count = length if count is None else count
         self.epoch = 0

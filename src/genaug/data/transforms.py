@@ -41,17 +41,19 @@ class Crop(ABC):
 
 
 class ResizeCrop(Crop):
-    """Short side to ``ratio * size``, random square crop, flip; centre crop in evaluation (GuidedMixup's FGVC recipe)."""
+    """Short side to ``ratio * size``, random square crop, flip; centre crop to evaluate (GuidedMixup's FGVC)."""
 
     def __init__(self, size: int, ratio: float = 8 / 7, flip: float = 0.5) -> None:
         self.size, self.flip, self.side = size, flip, resize_side(size, ratio)
 
     def train(self) -> nn.Module:
+        """See :meth:`Crop.train`."""
         return v2.Compose(
             [v2.Resize(self.side, antialias=True), v2.RandomCrop(self.size), v2.RandomHorizontalFlip(self.flip)]
         )
 
     def eval(self) -> nn.Module:
+        """See :meth:`Crop.eval`."""
         return v2.Compose([v2.Resize(self.side, antialias=True), v2.CenterCrop(self.size)])
 
 
@@ -62,6 +64,7 @@ class RandomResizedCrop(Crop):
         self.size, self.scale, self.flip, self.side = size, tuple(scale), flip, resize_side(size, 8 / 7)
 
     def train(self) -> nn.Module:
+        """See :meth:`Crop.train`."""
         return v2.Compose(
             [
                 v2.RandomResizedCrop(self.size, scale=self.scale, antialias=True),
@@ -70,6 +73,7 @@ class RandomResizedCrop(Crop):
         )
 
     def eval(self) -> nn.Module:
+        """See :meth:`Crop.eval`."""
         return v2.Compose([v2.Resize(self.side, antialias=True), v2.CenterCrop(self.size)])
 
 
@@ -81,6 +85,7 @@ class SquashCrop(Crop):
         self.side = resize_side(size, ratio) if ratio > 1 else size
 
     def train(self) -> nn.Module:
+        """See :meth:`Crop.train`."""
         return v2.Compose(
             [
                 v2.Resize((self.side, self.side), antialias=True),
@@ -90,6 +95,7 @@ class SquashCrop(Crop):
         )
 
     def eval(self) -> nn.Module:
+        """See :meth:`Crop.eval`."""
         return v2.Compose([v2.Resize((self.side, self.side), antialias=True), v2.CenterCrop(self.size)])
 
 
@@ -99,5 +105,5 @@ def standard() -> nn.Module:
 
 
 def randaugment(num_ops: int = 2, magnitude: int = 9) -> nn.Module:
-    """RandAugment (Cubuk et al. 2020) with torchvision's fourteen operations, after the crop as in its reference preset."""
+    """RandAugment (Cubuk et al. 2020) with torchvision's fourteen operations, after the crop as in its preset."""
     return v2.RandAugment(num_ops=num_ops, magnitude=magnitude, interpolation=v2.InterpolationMode.BILINEAR)

@@ -45,13 +45,13 @@ class Parts:
         records = [store[key] for key in self.keys]
         self.has_cdp = np.array([record["cdp"] for record in records], dtype=bool)
         self.has_cip = np.array([record["cip"] for record in records], dtype=bool)
-        #: ``(n, 3)``: where the object was, as fractions of its image: centre x, centre y, long side / short image side.
+        #: ``(n, 3)``: where the object was: centre x and y as fractions, its long side / the image's short side.
         self.places = np.array([record["place"] for record in records], dtype=np.float64)
         #: ``(n,)``: how many synthetic objects each sample has, stored beside the real one.
         self.synthetic = np.array([record["synthetic"] for record in records], dtype=np.int64)
 
     def cdp(self, index: int, copy: int = 0) -> np.ndarray:
-        """Object of sample ``index``, ``(h, w, 4)`` uint8: the real one, or synthetic ``copy`` 1, 2, …"""
+        """Object of sample ``index``, ``(h, w, 4)`` uint8: real, or synthetic from ``copy`` 1 on."""
         return self.store.array(self.keys[index], f"cdp-{copy}.npy")
 
     def cip(self, index: int) -> np.ndarray:
@@ -111,7 +111,9 @@ class Decouple:
             ValueError: the images are grey, or no sample has a usable object or scene.
         """
         if dataset.channels != 3:
-            raise ValueError(f"De-DA makes parts in RGB, and dataset.channels={dataset.channels}: set dataset.channels=3.")
+            raise ValueError(
+                f"De-DA makes parts in RGB, and dataset.channels={dataset.channels}: set dataset.channels=3."
+            )
         masks = make_masks(samples, self.segmenter, dataset.superclass, folder / "masks", self.workers)
         settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
         store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, "decouple-1", *settings))
@@ -133,9 +135,7 @@ class Decouple:
             )
         return parts
 
-    def decouple(
-        self, image: np.ndarray, mask: np.ndarray, side: int
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def decouple(self, image: np.ndarray, mask: np.ndarray, side: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Cut one image ``(H, W, 3)`` along ``mask`` ``(H, W)``.
 
         Returns:
@@ -219,7 +219,9 @@ class OnlineCombination:
             if choice not in known:
                 raise ValueError(f"method.view.{name}={choice!r} is not known: choose one of {', '.join(known)}.")
         if len(size) != 2 or not 0 < size[0] <= size[1] <= 1:
-            raise ValueError(f"method.view.size={list(size)} must be [smallest, largest] with 0 < smallest <= largest <= 1.")
+            raise ValueError(
+                f"method.view.size={list(size)} must be [smallest, largest] with 0 < smallest <= largest <= 1."
+            )
         if rotation < 0:
             raise ValueError(f"method.view.rotation={rotation} must be an angle of at least 0 degrees.")
         self.p_aug, self.p_syn, self.p_mix = p_aug, p_syn, p_mix
@@ -251,9 +253,13 @@ class Combined:
         if self.settings.cip == "other_image" and len(self.scenes) < 2:
             raise ValueError("cip=other_image needs scenes of at least two images; there are fewer. Use cip=own.")
         if self.settings.cip == "other_class":
-            self._check_others(self.scenes, "cip=other_class needs scenes of at least two classes. Use cip=other_image.")
+            self._check_others(
+                self.scenes, "cip=other_class needs scenes of at least two classes. Use cip=other_image."
+            )
         if self.settings.p_mix > 0:
-            self._check_others(self.objects, "p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0.")
+            self._check_others(
+                self.objects, "p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0."
+            )
 
     def _check_others(self, among: np.ndarray, needed: str) -> None:
         """Whatever image is replaced, one of ``among`` shares no class with it."""
@@ -301,9 +307,7 @@ class Combined:
                 return other
         return int(rng.choice([i for i in among if not self.labels[index] & self.labels[i]]))
 
-    def _place(
-        self, canvas: np.ndarray, index: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, tuple[int, int]]:
+    def _place(self, canvas: np.ndarray, index: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
         """Resize, flip and paste object ``index`` into ``canvas``; returns its alpha and top left corner."""
         cutout = self._object(index, rng)
         height, width = canvas.shape[:2]

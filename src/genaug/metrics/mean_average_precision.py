@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class MeanAveragePrecision(Metric):
     """
 
     full_state_update = False
+    logits: list[Tensor]
+    targets: list[Tensor]
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -41,7 +44,11 @@ class MeanAveragePrecision(Metric):
     def compute(self) -> dict[str, Any]:
         """``score`` in [0, 1], ``n`` images, and the average precision by class (``None``: no positive image)."""
         logits, targets = dim_zero_cat(self.logits), dim_zero_cat(self.targets)
-        by_class = multilabel_average_precision(logits.sigmoid(), targets, self.num_classes, average="none")
+        # torchmetrics takes numbers in [0, 1]. Ranks keep the order that a sigmoid loses where it saturates; a NaN, an
+        # answer nobody gave, comes last.
+        ranks = [column.unique(return_inverse=True)[1] for column in logits.nan_to_num(-math.inf).unbind(1)]
+        scores = torch.stack(ranks, 1) / len(logits)
+        by_class = multilabel_average_precision(scores, targets, self.num_classes, average="none")
         present = targets.sum(0) > 0
         values = [float(value) if there else None for value, there in zip(by_class, present, strict=True)]
         return {"score": float(by_class[present].mean()), "n": len(targets), "by_class": values}

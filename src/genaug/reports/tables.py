@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from genaug.reports.statistics import summarize
 
 #: Overrides that do not tell one row of a comparison from another.
 _NOT_A_ROW = ("method=", "seed=", "stage=", "paths.", "loader.", "logger", "callbacks", "hydra")
+
+#: The cell of what was not measured.
+NOTHING = "–"
 
 Results = dict[str, Any]
 
@@ -60,7 +64,7 @@ def find_runs(folders: Sequence[Path]) -> list[Results]:
     Raises:
         FileNotFoundError: there is none.
     """
-    files = sorted({file for folder in folders for file in Path(folder).rglob("results.json")})
+    files = sorted({file.resolve() for folder in folders for file in Path(folder).rglob("results.json")})
     if not files:
         names = ", ".join(str(folder) for folder in folders)
         raise FileNotFoundError(f"No results.json under {names}: has a run finished there?")
@@ -81,11 +85,13 @@ class Row:
 
     def cell(self, split: str, group: str | None = None) -> str:
         """Mean ± spread of a split's score in percent, and the 95 % interval of the mean."""
-        scores = [run["scores"][split] for run in self.runs if split in run["scores"]]
-        values = [score["groups"][group]["score"] if group else score["score"] for score in scores]
+        scores = [run["scores"].get(split, {}) for run in self.runs]
+        if group is not None:
+            scores = [score.get("groups", {}).get(group, {}) for score in scores]
+        values = [100 * score["score"] for score in scores if score.get("n")]
         if not values:
-            return "–"
-        summary = summarize([100 * value for value in values])
+            return NOTHING
+        summary = summarize(values)
         if math.isnan(summary.spread):
             return f"{summary.mean:.1f}"
         low, high = summary.interval
@@ -123,8 +129,10 @@ def _label(run: Results, shared: set[str]) -> str:
 def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a comparison: a column a split, then budget and cost."""
     splits = list(dict.fromkeys(split for row in rows for run in row.runs for split in run["scores"]))
-    counts = {split: {run["scores"][split]["n"] for row in rows for run in row.runs if split in run["scores"]}
-              for split in splits}
+    counts = {
+        split: {run["scores"][split]["n"] for row in rows for run in row.runs if split in run["scores"]}
+        for split in splits
+    }
     header = ["method", "seeds"]
     header += [f"{split} % (n={'/'.join(map(str, sorted(counts[split])))})" for split in splits]
     header += ["steps", "images/s", "minutes"]
@@ -135,23 +143,28 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         cells.append(
             [row.label, str(len(row.runs)), *(row.cell(split) for split in splits)]
             + ["/".join(sorted({str(run["steps"]) for run in row.runs}))]
-            + [f"{summarize(speeds).mean:.0f}" if speeds else "–", f"{minutes:.1f}"]
+            + [f"{summarize(speeds).mean:.0f}" if speeds else NOTHING, f"{minutes:.1f}"]
         )
     return header, cells
 
 
 def by_group(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of accuracy by group: a line for each method and split; empty where there are no groups."""
-    scores = [run["scores"] for row in rows for run in row.runs]
-    splits = list(dict.fromkeys(split for score in scores for split in score if score[split].get("groups")))
-    names = list(dict.fromkeys(name for score in scores for split in splits for name in score[split]["groups"]
-                               if score[split]["groups"][name]["n"]))
+    groups = [
+        (split, name)
+        for row in rows
+        for run in row.runs
+        for split, score in run["scores"].items()
+        for name, group in score.get("groups", {}).items()
+        if group["n"]
+    ]
+    splits, names = (list(dict.fromkeys(column)) for column in zip(*groups, strict=True)) if groups else ([], [])
     cells = []
     for split in splits:
         for row in rows:
-            filled = [name for name in names if row.runs[0]["scores"][split]["groups"][name]["n"]]
-            if filled:
-                cells.append([split, row.label, *(row.cell(split, name) if name in filled else "–" for name in names)])
+            line = [row.cell(split, name) for name in names]
+            if set(line) != {NOTHING}:
+                cells.append([split, row.label, *line])
     return ["split", "method", *names], cells
 
 
@@ -169,9 +182,9 @@ def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 def terminal(title: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
     """The same for a terminal."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")  # an override like x=[a] is no markup
     for number, name in enumerate(header):
-        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(escape(name), justify="left" if number == 0 else "right", overflow="fold")
     for line in cells:
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     return table

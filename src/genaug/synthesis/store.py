@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -44,7 +43,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -71,7 +70,9 @@ def read_array(path: Path) -> np.ndarray:
     length = int.from_bytes(data[8:10].tobytes(), "little")
     header = data[10 : 10 + length].tobytes()
     if data[:8].tobytes() != b"\x93NUMPY\x01\x00" or b"'|u1', 'fortran_order': False" not in header:
-        raise ValueError(f"{path} is not an array of bytes as the store writes them: delete it and its record, run again.")
+        raise ValueError(
+            f"{path} is not an array of bytes as the store writes them: delete it and its record, run again."
+        )
     shape = header[header.index(b"(") + 1 : header.index(b")")]
     return data[10 + length :].reshape([int(side) for side in shape.split(b",") if side.strip()])
 

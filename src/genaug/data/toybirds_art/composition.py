@@ -12,11 +12,11 @@ from genaug.data.toybirds_art.species import SPECIES, Species
 from genaug.data.toybirds_art.stage import LIGHTS, SEASONS
 
 #: Smallest and largest long side of the bird's box, as a fraction of the frame.
-BIRD_SIZE = (0.42, 0.75)
+BIRD_SIZE = (0.5, 0.75)
 #: Share of pictures with plants in front of the bird.
-COVER_SHARE = 0.6
+COVER_SHARE = 0.5
 #: Share of pictures taken at dawn, noon, dusk and night.
-LIGHT_SHARES = (0.25, 0.35, 0.25, 0.15)
+LIGHT_SHARES = (0.25, 0.40, 0.25, 0.10)
 
 #: In the order of the index ``2 * waterbird + water``.
 GROUPS = ("landbird on land", "landbird on water", "waterbird on land", "waterbird on water")
@@ -57,7 +57,7 @@ class Composition:
         """One sentence.
 
         >>> compose(0, 4, np.random.default_rng(5)).caption
-        'a photo of an amber-crested finch perched on a branch in a forest at dusk in autumn'
+        'a photo of an amber-crested finch perched on a branch in a forest at dusk in spring'
         """
         name = with_article(SPECIES[self.species].name.lower())
         if self.habitat is None:
@@ -127,7 +127,7 @@ def compose(species: int, habitat: int, rng: np.random.Generator, sketch: bool =
     kind = _pose_kind(SPECIES[species], place.water, rng)
     tilt, nod, stretch = rng.normal(0, 6), rng.uniform(-22, 22), rng.normal(0, 8)
     stroke = rng.choice([-1, 1]) * rng.uniform(0.2, 1.0)
-    gape = rng.uniform(0, 16) if rng.random() < 0.25 else 0.0
+    gape = rng.uniform(3, 10) if rng.random() < 0.15 else 0.0
     pose = Pose(kind, bool(rng.random() < 0.5), tilt, nod, stretch, stroke, gape)
     return Composition(
         species=species,

@@ -99,7 +99,7 @@ def pool(stage: Stage, edge: Polygon) -> None:
     """Still water that mirrors the sky, darker towards the viewer."""
     top, bottom = edge[:, 1].min(), edge[:, 1].max()
     shine = stage.gradient(top - 0.03, bottom + 0.08, mix(stage.light.low, (70, 82, 66), 0.25), stage.lit((62, 80, 62)))
-    stage.canvas.fill([edge], shine, soft=0.006, opacity=0.92, texture=stage.grain)
+    stage.canvas.fill([edge], shine, soft=0.012, opacity=0.92, texture=stage.grain)
 
 
 def _marsh(stage: Stage) -> None:
@@ -135,7 +135,7 @@ def _lagoon(stage: Stage) -> None:
     stage.fill([bank], (244, 228, 186), 0.1)
     for x in rng.uniform(0.02, 0.42, 4):
         plants.palm(stage, abs(shore - x), h + 0.01, rng.uniform(0.2, 0.34), 0.12)
-    beach = stage.profile(0.98 if stage.afloat else rng.uniform(0.84, 0.9), 0.03, 0.5, 2)
+    beach = stage.profile(0.98 if stage.afloat else rng.uniform(0.74, 0.82), 0.03, 0.5, 2)
     stage.fill([ribbon(beach[::4] - (0, 0.006), 0.03)], (226, 252, 246), soft=0.008, opacity=0.8)
     stage.ground(beach, (250, 232, 188), (236, 216, 172), 0.12, 0.0)
 

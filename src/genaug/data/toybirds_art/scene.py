@@ -113,7 +113,7 @@ def _placement(shapes: list[Shape], composition: Composition) -> tuple[Placement
     back, ahead = (foot[0] - low[0], high[0] - foot[0]) if not left else (high[0] - foot[0], foot[0] - low[0])
     x = _within(composition.spot[0], scale * back + 0.02, 0.98 - scale * ahead)
     up, down = scale * (high[1] - foot[1]), scale * (foot[1] - low[1])
-    lowest, highest = {"air": (0.2, 0.6), "water": (0.66, 0.86), "ground": (0.74, 0.93)}.get(
+    lowest, highest = {"air": (0.2, 0.6), "water": (0.66, 0.86), "ground": (0.79, 0.93)}.get(
         composition.support, (0.58, 0.84)
     )
     y = _within(composition.spot[1], max(lowest, up + 0.02), min(highest, 0.98 - down))
@@ -193,7 +193,7 @@ def _submerge(layer: Canvas, waterline: float, rng: np.random.Generator) -> None
 
 def _bird_light(stage: Stage) -> np.ndarray:
     """What the light multiplies the bird's colours with: a little less tinted than the scenery, so that it reads."""
-    return mix(stage.light.tint, (1.0, 1.0, 1.0), 0.22)
+    return mix(stage.light.tint, (1.0, 1.0, 1.0), 0.4)
 
 
 def _cover(composition: Composition, stage: Stage, bird: np.ndarray, foot: np.ndarray) -> Canvas | None:

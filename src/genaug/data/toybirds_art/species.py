@@ -8,7 +8,7 @@ from genaug.data.toybirds_art.canvas import mix
 
 #: How far the colours of a species go from those of its genus: 0 = look-alikes of one colour, 1 = as in the table.
 #: Lower it to make the species harder to see (and the habitat a relatively easier cue).
-CUE_COLOUR = 0.85
+CUE_COLOUR = 1.0
 #: Size of the parts that tell species apart (crest, wing bars, eye ring, brow, collar) relative to the table.
 CUE_SIZE = 1.0
 #: Standard deviation of the colour of one individual's part, in levels of 255.

@@ -49,7 +49,6 @@ class Season:
         leaves: Colours of foliage.
         grass: Colour of grass and reeds.
         snow: How much of the ground is white, 0..1.
-        drift: Colour of what drifts through the air, with its share of scenes.
         flower: Colours of flowers and fallen leaves.
     """
 
@@ -57,18 +56,17 @@ class Season:
     leaves: tuple[tuple[int, int, int], ...]
     grass: tuple[int, int, int]
     snow: float
-    drift: tuple[int, int, int]
     flower: tuple[tuple[int, int, int], ...]
 
 
 SEASONS = (
-    Season("spring", ((118, 178, 78), (150, 200, 96), (236, 178, 196)), (124, 178, 76), 0.0, (255, 214, 226),
+    Season("spring", ((118, 178, 78), (150, 200, 96), (236, 178, 196)), (124, 178, 76), 0.0,
            ((250, 236, 120), (244, 160, 190), (250, 250, 246))),
-    Season("summer", ((52, 116, 56), (74, 140, 62), (96, 152, 70)), (96, 148, 58), 0.0, (250, 246, 206),
+    Season("summer", ((52, 116, 56), (74, 140, 62), (96, 152, 70)), (96, 148, 58), 0.0,
            ((236, 78, 70), (250, 214, 80), (120, 110, 210))),
-    Season("autumn", ((206, 110, 42), (226, 160, 54), (160, 70, 44)), (178, 150, 78), 0.0, (220, 120, 50),
+    Season("autumn", ((206, 110, 42), (226, 160, 54), (160, 70, 44)), (178, 150, 78), 0.0,
            ((214, 122, 48), (172, 78, 44), (232, 180, 70))),
-    Season("winter", ((104, 112, 104), (150, 158, 160), (226, 234, 240)), (158, 156, 136), 0.75, (250, 252, 255),
+    Season("winter", ((104, 112, 104), (150, 158, 160), (226, 234, 240)), (158, 156, 136), 0.75,
            ((232, 240, 246), (206, 220, 232), (176, 160, 140))),
 )  # fmt: skip
 

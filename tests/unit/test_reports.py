@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from genaug.reports.__main__ import main
+from genaug.reports.statistics import summarize
+from genaug.reports.tables import by_group, comparison, find_runs, gather, markdown, percent, show_run, terminal
+
+# --- statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_summary_by_hand():
+    # 2, 4, 4, 4, 5, 5, 7, 9: mean 5, squared deviations 32, so sqrt(32 / 7); t(0.975, 7) = 2.364624.
+    summary = summarize([2, 4, 4, 4, 5, 5, 7, 9])
+    assert (summary.n, summary.mean) == (8, 5.0)
+    assert summary.spread == pytest.approx(math.sqrt(32 / 7))
+    assert summary.half_width == pytest.approx(2.364624 * math.sqrt(32 / 7) / math.sqrt(8), rel=1e-6)
+    assert summary.interval == pytest.approx((5 - summary.half_width, 5 + summary.half_width))
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.4], [3.0, 3.0, 3.0, 3.1], [-1.0, 0.0, 5.0, 2.0, 8.5]])
+def test_the_interval_is_scipys(values):
+    expected = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
+    assert summarize(values).interval == pytest.approx(expected)
+
+
+def test_one_value_has_no_spread_and_none_is_refused():
+    summary = summarize([0.5])
+    assert (summary.n, summary.mean) == (1, 0.5)
+    assert math.isnan(summary.spread)
+    assert math.isnan(summary.half_width)
+    with pytest.raises(ValueError, match="at least one value"):
+        summarize([])
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def result(method: str = "deda", seed: int = 0, score: float = 0.5, **changes: Any) -> dict[str, Any]:
+    """What a run records, with 100 test images and a minute of time."""
+    run = {
+        "dataset": "birds",
+        "method": method,
+        "overrides": [f"method={method}", f"seed={seed}"],
+        "seed": seed,
+        "config": f"{method}-{seed}",
+        "comparison": method,
+        "selection": {"protocol": "heldout", "weights": "best on held-out part", "score": 0.6},
+        "scores": {"test": {"score": score, "n": 100}},
+        "steps": 1000,
+        "batch_size": 16,
+        "stage_seconds": {"train": 50.0, "evaluate": 10.0},
+        "cost": {"images_per_second": 200.0},
+    }
+    return run | changes
+
+
+def write(folder: Path, runs: list[dict[str, Any]]) -> Path:
+    for number, run in enumerate(runs):
+        path = folder / run["dataset"] / run["method"] / str(number) / "results.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(run))
+    return folder
+
+
+def test_runs_are_found_in_any_depth_and_once(tmp_path, monkeypatch):
+    write(tmp_path / "runs", [result(seed=0), result(seed=1)])
+    monkeypatch.chdir(tmp_path)
+    for folders in ([Path("runs")], [Path("runs"), tmp_path / "runs", Path("runs/birds/deda")], [tmp_path]):
+        assert [run["seed"] for run in find_runs(folders)] == [0, 1]
+
+
+def test_a_folder_without_runs_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No results.json under .*nowhere, .*empty: has a run finished"):
+        find_runs([tmp_path / "nowhere", tmp_path / "empty"])
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_configurations_the_weakest_first():
+    runs = [
+        result("deda", 1, 0.7),
+        result("vanilla", 0, 0.55),
+        result("deda", 0, 0.5),
+        result("cutmix", 0, 0.9),
+        result("other", dataset="cars"),
+    ]
+    tables = gather(runs)
+    assert list(tables) == ["birds", "cars"]
+    assert [row.label for row in tables["birds"]] == ["vanilla", "deda", "cutmix"]
+    assert [[run["seed"] for run in row.runs] for row in tables["birds"]] == [[0], [0, 1], [0]]
+
+
+def overridden(method: str, comparison: str, seed: int, *texts: str) -> dict[str, Any]:
+    overrides = [f"method={method}", f"seed={seed}", "dataset=cub", "stage=all", "paths.runs=/x", "logger=none", *texts]
+    return result(method, seed, comparison=comparison, overrides=overrides)
+
+
+def test_labels_say_only_what_differs():
+    runs = [
+        overridden("deda", "a", 0, "dataset.shots=10"),
+        overridden("deda", "a", 1, "dataset.shots=10"),
+        overridden("deda", "b", 0, "dataset.shots=10", "method.view.p_mix=0"),
+        overridden("vanilla", "c", 0, "dataset.shots=10", "loader.num_workers=4", "hydra.verbose=true"),
+    ]
+    assert sorted(row.label for row in gather(runs)["birds"]) == ["deda", "deda method.view.p_mix=0", "vanilla"]
+
+
+def test_best_on_test_is_marked():
+    paper = {"protocol": "paper", "weights": "best on test", "score": 0.7}
+    runs = [result("deda"), result("deda", comparison="paper", selection=paper)]
+    assert sorted(row.label for row in gather(runs)["birds"]) == ["deda", "deda (best on test)"]
+
+
+def test_cells_by_hand():
+    (row,) = gather([result(seed=0, score=0.50), result(seed=1, score=0.60), result(seed=2, score=0.70)])["birds"]
+    # Spread 10; t(0.975, 2) = 4.302653; 4.302653 * 10 / sqrt(3) = 24.84.
+    assert row.cell("test") == "60.0 ± 10.0 [35.2, 84.8]"
+    assert row.cell("ood_snow") == "–"
+    (single,) = gather([result(score=0.456)])["birds"]
+    assert single.cell("test") == "45.6"
+
+
+def test_comparison_by_hand():
+    slow = {"images_per_second": 100.0}
+    runs = [
+        result("vanilla", 0, 0.5, cost={"images_per_second": None}),
+        result("deda", 0, 0.6, scores={"test": {"score": 0.6, "n": 90}, "ood_snow": {"score": 0.25, "n": 8}}),
+        result("deda", 1, 0.6, steps=900, cost=slow, stage_seconds={"train": 120.0}),
+    ]
+    header, cells = comparison(gather(runs)["birds"])
+    assert header == ["method", "seeds", "test % (n=90/100)", "ood_snow % (n=8)", "steps", "images/s", "minutes"]
+    assert cells == [
+        ["vanilla", "1", "50.0", "–", "1000", "–", "1.0"],
+        ["deda", "2", "60.0 ± 0.0 [60.0, 60.0]", "25.0", "1000/900", "150", "1.5"],
+    ]
+
+
+# --- groups --------------------------------------------------------------------------------------------------------
+
+
+def grouped(method: str, seed: int, **groups: tuple[float | None, int]) -> dict[str, Any]:
+    by_name = {name: {"score": score, "n": n} for name, (score, n) in groups.items()}
+    return result(method, seed, scores={"test": {"score": 0.5, "n": 100, "groups": by_name}})
+
+
+def test_groups_by_hand():
+    runs = [
+        grouped("deda", 0, land=(0.2, 10), water=(0.8, 5), empty=(None, 0)),
+        grouped("deda", 1, land=(0.4, 10), water=(None, 0), empty=(None, 0)),
+        grouped("vanilla", 0, land=(0.1, 10), water=(None, 0), empty=(None, 0)),
+    ]
+    header, cells = by_group(gather(runs)["birds"])
+    assert header == ["split", "method", "land", "water"]
+    # Spread sqrt(200); t(0.975, 1) = 12.7062; 12.7062 * sqrt(200) / sqrt(2) = 127.06.
+    assert cells == [
+        ["test", "deda", "30.0 ± 14.1 [-97.1, 157.1]", "80.0"],
+        ["test", "vanilla", "10.0", "–"],
+    ]
+
+
+def test_rows_without_groups_or_without_the_split_do_not_stop_the_others():
+    ood = {"test": {"score": 0.9, "n": 9}, "ood_snow": {"score": 0.5, "n": 2, "groups": {"owl": {"score": 0.5, "n": 2}}}}
+    runs = [grouped("deda", 0, land=(0.2, 10)), result("vanilla", score=0.4), result("cutmix", scores=ood)]
+    header, cells = by_group(gather(runs)["birds"])
+    assert header == ["split", "method", "land", "owl"]
+    assert cells == [["test", "deda", "20.0", "–"], ["ood_snow", "cutmix", "–", "50.0"]]
+
+
+def test_no_groups_no_lines():
+    assert by_group(gather([result()])["birds"]) == (["split", "method"], [])
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def test_percent():
+    assert [percent(score) for score in (0.0, 0.4567, 1.0)] == ["0.0", "45.7", "100.0"]
+
+
+def test_the_terminal_shows_every_character():
+    console = Console(width=120, record=True)
+    console.print(terminal("[bold]birds", ["method", "n"], [["deda dataset.only=[crow,gull] x=[/y]", "3"]]))
+    text = console.export_text()
+    assert "[bold]birds" in text
+    assert "deda dataset.only=[crow,gull] x=[/y]" in text
+
+
+def test_one_run_is_shown_with_its_groups_and_what_it_cost(capsys):
+    show_run(grouped("deda", 3, land=(0.25, 8), empty=(None, 0)), Path("runs/x"))
+    out = capsys.readouterr().out
+    assert "deda on birds, seed 3" in out
+    assert "25.0" in out
+    assert "empty" not in out
+    assert "best on held-out part (60.0 % there) · 1000 steps of 16 · 200 images/s · 60 s · runs/x" in out
+
+
+EXPECTED = """\
+mean ± standard deviation over seeds [95 % confidence interval of the mean]
+
+## birds
+
+| method | seeds | test % (n=100) | steps | images/s | minutes |
+|---|---|---|---|---|---|
+| vanilla | 1 | 50.0 | 1000 | 200 | 1.0 |
+| deda | 2 | 60.0 ± 14.1 [-67.1, 187.1] | 1000 | 200 | 1.0 |
+"""
+
+BUDGETS = "Budgets differ: rows were not trained for equal steps of equal batches."
+
+
+def birds() -> list[dict[str, Any]]:
+    return [result("vanilla", 0, 0.5), result("deda", 0, 0.5), result("deda", 1, 0.7)]
+
+
+def test_the_command_writes_markdown(tmp_path, capsys):
+    runs, out = write(tmp_path / "runs", birds()), tmp_path / "deep" / "table.md"
+    assert main([str(runs), "--out", str(out)]) == 0
+    assert out.read_text() == EXPECTED
+    shown = capsys.readouterr().out
+    assert "vanilla" in shown
+    assert "Budgets differ" not in shown
+
+
+@pytest.mark.parametrize("change", [{"steps": 999}, {"batch_size": 32}])
+def test_unequal_budgets_are_noted(tmp_path, capsys, change):
+    runs = write(tmp_path / "runs", [*birds(), result("cutmix", **change)])
+    assert main([str(runs), "--out", str(tmp_path / "table.md")]) == 0
+    assert BUDGETS in (tmp_path / "table.md").read_text().splitlines()
+    assert BUDGETS in capsys.readouterr().out
+
+
+def test_budgets_of_different_datasets_are_not_compared(tmp_path):
+    runs = write(tmp_path / "runs", [*birds(), result("cutmix", dataset="cars", steps=999)])
+    assert main([str(runs), "--out", str(tmp_path / "table.md")]) == 0
+    assert "Budgets differ" not in (tmp_path / "table.md").read_text()
+
+
+def test_groups_get_a_table_of_their_own(tmp_path):
+    runs = write(tmp_path / "runs", [grouped("deda", 0, land=(0.2, 10))])
+    assert main([str(runs), "--out", str(tmp_path / "table.md")]) == 0
+    assert (tmp_path / "table.md").read_text().endswith(
+        "### By group\n\n| split | method | land |\n|---|---|---|\n| test | deda | 20.0 |\n"
+    )
+
+
+def test_nothing_to_compare_is_an_error_without_a_file(tmp_path, capsys):
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "table.md")]) == 1
+    assert "No results.json under" in capsys.readouterr().err
+    assert not (tmp_path / "table.md").exists()
+
+
+def test_runs_is_the_default_folder(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "runs", birds())
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 0
+    assert "deda" in capsys.readouterr().out
+
+
+def test_markdown_by_hand():
+    assert markdown(["a"], []) == "| a |\n|---|"
+    assert markdown(["a", "b"], [["1", "2"], ["3", "4"]]).splitlines()[2:] == ["| 1 | 2 |", "| 3 | 4 |"]
