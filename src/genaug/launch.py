@@ -103,7 +103,7 @@ def _become_single_job() -> None:
 
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return
-    hydra_cfg = HydraConfig.get()
+    hydra_cfg: Any = HydraConfig.get()
     sources = {source.provider: source.path for source in hydra_cfg.runtime.config_sources}
     script = Path(sources["main"]).parent / "run.py"  # not __main__: in a launcher's worker that is the worker
     more = [f"--config-dir={sources['command-line']}"] if "command-line" in sources else []

@@ -44,7 +44,7 @@ def one_class(logits: list[float], targets: list[int], **settings):
     beside = [[score, label] for score, label in zip(logits, targets, strict=True)]
     found = score(beside, [[label, label] for label in targets], **settings)
     assert found["by_class"][1] == 1.0
-    assert found["score"] == (found["by_class"][0] + 1) / 2
+    assert found["score"] == pytest.approx((found["by_class"][0] + 1) / 2)
     return found["by_class"][0]
 
 

@@ -85,7 +85,7 @@ class ToyBirds(Dataset):
         self,
         root: str | Path,
         image_size: int = 64,
-        train_per_class: int = 50,
+        train_per_class: int = 30,
         test_per_class: int = 20,
         correlation: float = 0.95,
         data_seed: int = 0,

@@ -131,7 +131,7 @@ class Decouple:
         if not parts.has_cdp.any() or not parts.has_cip.any():
             raise ValueError(
                 f"De-DA needs objects and scenes; the masks of {len(samples)} images gave {parts.has_cdp.sum()} objects"
-                f" and {parts.has_cip.sum()} scenes. Look at the masks in {folder / 'masks'}, or take another segmenter."
+                f" and {parts.has_cip.sum()} scenes. Look at the masks in {folder / 'masks'}, or change the segmenter."
             )
         return parts
 
@@ -264,7 +264,7 @@ class Combined:
     def _check_others(self, among: np.ndarray, needed: str) -> None:
         """Whatever image is replaced, one of ``among`` shares no class with it."""
         kinds = {self.labels[i] for i in among}
-        for index in self.objects:
+        for index in map(int, self.objects):
             if all(self.labels[index] & kind for kind in kinds):
                 raise ValueError(f"{self.samples[index].id} shares a class with all others: {needed}")
 

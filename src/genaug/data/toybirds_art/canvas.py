@@ -18,6 +18,8 @@ _SHARPEST = 0.8
 
 Polygon = np.ndarray
 Colour = Sequence[float] | np.ndarray
+#: A point, a pair of radii, a row of widths.
+Vector = Sequence[float] | np.ndarray
 
 
 def mix(first: Colour, second: Colour, amount: float) -> np.ndarray:
@@ -30,7 +32,7 @@ def mix(first: Colour, second: Colour, amount: float) -> np.ndarray:
     return first + amount * (second - first)
 
 
-def smooth(points: Sequence[Sequence[float]] | np.ndarray, closed: bool = True, steps: int = 6) -> Polygon:
+def smooth(points: Sequence[Vector] | np.ndarray, closed: bool = True, steps: int = 6) -> Polygon:
     """Catmull-Rom curve through ``points``, ``steps`` samples a segment: (N, 2)."""
     points = np.asarray(points, np.float64)
     if closed:
@@ -44,7 +46,7 @@ def smooth(points: Sequence[Sequence[float]] | np.ndarray, closed: bool = True, 
     return curve if closed else np.concatenate([curve, points[-1:]])
 
 
-def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0, steps: int = 28) -> Polygon:
+def ellipse(centre: Vector, radii: Vector, angle: float = 0.0, steps: int = 28) -> Polygon:
     """Ellipse with semi-axes ``radii``, turned by ``angle`` radians."""
     points = _unit_circle(steps) * radii
     if angle:
@@ -59,11 +61,11 @@ def _unit_circle(steps: int) -> np.ndarray:
     return np.stack([np.cos(t), np.sin(t)], axis=1)
 
 
-def ribbon(points: Sequence[Sequence[float]] | np.ndarray, widths: Sequence[float] | float, steps: int = 5) -> Polygon:
+def ribbon(points: Sequence[Vector] | np.ndarray, widths: Vector | float, steps: int = 5) -> Polygon:
     """Curve through ``points`` as a band whose width goes through ``widths`` (spread evenly along it)."""
     centre = smooth(points, closed=False, steps=steps)
-    widths = np.atleast_1d(np.asarray(widths, np.float64))
-    width = np.interp(np.linspace(0, 1, len(centre)), np.linspace(0, 1, len(widths)), widths)
+    knots = np.atleast_1d(np.asarray(widths, np.float64))
+    width = np.interp(np.linspace(0, 1, len(centre)), np.linspace(0, 1, len(knots)), knots)
     tangent = np.gradient(centre, axis=0)
     length = np.maximum(np.hypot(tangent[:, 0], tangent[:, 1]), 1e-9)
     normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1) * (0.5 * width / length)[:, None]
@@ -82,12 +84,12 @@ def fractal(
         octaves: Layers, each twice as fine as the one before.
         gain: Amplitude of a layer relative to the one before.
     """
-    total = np.zeros(cells, np.float32)
+    total: np.ndarray = np.zeros(cells, np.float32)
     for octave in range(octaves):
         shape = (cells[0] << octave, cells[1] << octave)
         # Each layer is added at its own resolution: enlarging every one to the full side costs ten times as much.
         total = cv2.resize(total, shape[::-1], interpolation=cv2.INTER_CUBIC)
-        total += np.float32(gain**octave) * rng.standard_normal(shape, dtype=np.float32)
+        total = total + np.float32(gain**octave) * rng.standard_normal(shape, dtype=np.float32)
     power = sum(gain ** (2 * octave) for octave in range(octaves))
     return cv2.resize(total, (side, side), interpolation=cv2.INTER_LINEAR) * np.float32(0.6 / np.sqrt(power))
 

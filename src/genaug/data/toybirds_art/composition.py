@@ -12,7 +12,7 @@ from genaug.data.toybirds_art.species import SPECIES, Species
 from genaug.data.toybirds_art.stage import LIGHTS, SEASONS
 
 #: Smallest and largest long side of the bird's box, as a fraction of the frame.
-BIRD_SIZE = (0.5, 0.75)
+BIRD_SIZE = (0.4, 0.75)
 #: Share of pictures with plants in front of the bird.
 COVER_SHARE = 0.5
 #: Share of pictures taken at dawn, noon, dusk and night.
@@ -128,6 +128,7 @@ def compose(species: int, habitat: int, rng: np.random.Generator, sketch: bool =
     tilt, nod, stretch = rng.normal(0, 6), rng.uniform(-22, 22), rng.normal(0, 8)
     stroke = rng.choice([-1, 1]) * rng.uniform(0.2, 1.0)
     gape = rng.uniform(3, 10) if rng.random() < 0.15 else 0.0
+    seeds = rng.integers(2**62, size=3)
     pose = Pose(kind, bool(rng.random() < 0.5), tilt, nod, stretch, stroke, gape)
     return Composition(
         species=species,
@@ -140,5 +141,5 @@ def compose(species: int, habitat: int, rng: np.random.Generator, sketch: bool =
         spot=(rng.random(), rng.random()),
         horizon=rng.uniform(*place.horizon),
         cover=bool(not sketch and rng.random() < COVER_SHARE),
-        seeds=tuple(int(seed) for seed in rng.integers(2**62, size=3)),
+        seeds=(int(seeds[0]), int(seeds[1]), int(seeds[2])),
     )

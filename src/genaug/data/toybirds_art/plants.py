@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from genaug.data.toybirds_art.canvas import Colour, Polygon, blades, ellipse, mix, ribbon, smooth
+from genaug.data.toybirds_art.canvas import Colour, Polygon, Vector, blades, ellipse, mix, ribbon, smooth
 from genaug.data.toybirds_art.stage import Stage
 
 BARK, STONE = (96, 74, 58), (136, 132, 128)
@@ -28,7 +26,7 @@ def grass(
         stage.fill(every[i * third : (i + 1) * third], tone)
 
 
-def reeds(stage: Stage, places: Sequence[float], y: float, height: float, colour: Colour, far: float = 0.0) -> None:
+def reeds(stage: Stage, places: Vector, y: float, height: float, colour: Colour, far: float = 0.0) -> None:
     """Clumps of reeds with bulrush heads at ``places`` (x of each clump)."""
     rng = stage.rng
     count = 7 * len(places)
@@ -70,7 +68,7 @@ def firs(stage: Stage, count: int, y: float, height: float, colour: Colour, far:
         stage.fill(caps, PALE, far, opacity=0.7 * snow)
 
 
-def canopy(stage: Stage, centre: Sequence[float], radius: float, far: float, lobes: int = 9) -> None:
+def canopy(stage: Stage, centre: Vector, radius: float, far: float, lobes: int = 9) -> None:
     """The crown of a broad-leaved tree: lobes from dark below to light above."""
     rng = stage.rng
     colour = stage.season.leaves[rng.integers(2)]
@@ -121,9 +119,7 @@ def cactus(stage: Stage, x: float, y: float, height: float, far: float) -> None:
         )
 
 
-def rock(
-    stage: Stage, centre: Sequence[float], radii: Sequence[float], colour: Colour = STONE, far: float = 0.0
-) -> None:
+def rock(stage: Stage, centre: Vector, radii: Vector, colour: Colour = STONE, far: float = 0.0) -> None:
     """A boulder with a lit top and snow on it in winter."""
     rng = stage.rng
     angles = np.linspace(0, 2 * np.pi, 11, endpoint=False) + rng.uniform(-0.15, 0.15, 11)
@@ -146,18 +142,18 @@ def flowers(stage: Stage, count: int, rows: tuple[float, float], size: float) ->
 
 
 def spray(
-    rng: np.random.Generator, start: Sequence[float], end: Sequence[float], leaf: tuple[float, float], gap: float
+    rng: np.random.Generator, start: Vector, end: Vector, leaf: tuple[float, float], gap: float
 ) -> tuple[Polygon, list[Polygon]]:
     """A twig from ``start`` to ``end`` and its leaves (length, width), one every ``gap`` of the frame."""
-    start, end = np.asarray(start, float), np.asarray(end, float)
-    along = end - start
+    root, tip = np.asarray(start, float), np.asarray(end, float)
+    along = tip - root
     length = float(np.hypot(*along))
-    sag = 0.5 * (start + end) + (0, 0.06 * length)
+    sag = 0.5 * (root + tip) + (0, 0.06 * length)
     t = np.arange(0.1, 1.0, gap / length)[:, None]
-    feet = (1 - t) ** 2 * start + 2 * t * (1 - t) * sag + t * t * end
+    feet = (1 - t) ** 2 * root + 2 * t * (1 - t) * sag + t * t * tip
     sides = np.where(np.arange(len(t)) % 2, 1, -1)
     angles = np.arctan2(along[1], along[0]) + sides * rng.uniform(0.5, 1.1, len(t))
     sizes = leaf[0] * rng.uniform(0.7, 1.15, len(t))
     tips = feet + sizes[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
     leaves = blades(feet, tips, leaf[1], leaf=True)
-    return ribbon([start, sag, end], [0.013, 0.010, 0.004]), leaves
+    return ribbon([root, sag, tip], [0.013, 0.010, 0.004]), leaves

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from genaug.data.toybirds_art.canvas import mix
 
 #: How far the colours of a species go from those of its genus: 0 = look-alikes of one colour, 1 = as in the table.
@@ -98,8 +100,9 @@ class Species:
     def palette(self) -> dict[str, tuple[float, ...]]:
         """Colour of every part, the species' own ones at :data:`CUE_COLOUR` between genus and table."""
         base = self.genus.colours
-        own = {part: mix(base.get(part, rgb), rgb, CUE_COLOUR) for part, rgb in self.colours.items()}
-        return {part: tuple(float(v) for v in rgb) for part, rgb in {**base, **own}.items()}
+        colours = {part: np.asarray(rgb, np.float32) for part, rgb in base.items()}
+        colours |= {part: mix(base.get(part, rgb), rgb, CUE_COLOUR) for part, rgb in self.colours.items()}
+        return {part: tuple(map(float, rgb)) for part, rgb in colours.items()}
 
 
 _SHARED: dict[str, RGB] = {

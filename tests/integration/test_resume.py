@@ -1,0 +1,184 @@
+"""Killed at any moment and started again with the same command, a run ends in the same result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import REPOSITORY, TinyFolder, run_cli, started, write_folder
+from hydra import compose, initialize_config_dir
+
+from genaug import experiment
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _spies_can_be_named() -> Iterator[None]:
+    """In the processes that are started here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        yield
+
+
+def weights(run: Path, name: str = "final") -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def results(run: Path) -> dict:
+    """What is recorded of a run, less times and what names the command."""
+    found = json.loads((run / "results.json").read_text())
+    return {key: found[key] for key in ("config", "selection", "scores", "images", "steps", "parameters")}
+
+
+def assert_same_run(run: Path, undisturbed: Path) -> None:
+    for name in ("final", "last"):
+        torch.testing.assert_close(weights(run, name), weights(undisturbed, name), rtol=0, atol=1e-6)
+    assert results(run) == results(undisturbed)
+
+
+def only_run(folder: Path) -> Path:
+    """The folder of the one run in ``folder/runs``."""
+    (found,) = folder.glob("runs/*/*/*/config.yaml")
+    return found.parent
+
+
+# --- the offline stage ---------------------------------------------------------------------------------------------
+
+
+def store_files(stores: Path) -> dict[str, bytes]:
+    """Finished files of all stores; a killed process may leave hidden ones with temporary names."""
+    files = [path for path in stores.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    return {str(path.relative_to(stores)): path.read_bytes() for path in files if not path.name.startswith(".")}
+
+
+def store_records(stores: Path) -> list[str]:
+    """All records of all stores; how long an entry took may differ."""
+    lines = [line for file in stores.rglob("records/*.jsonl") for line in file.read_text().splitlines()]
+    return sorted(json.dumps(json.loads(line) | {"seconds": None}, sort_keys=True) for line in lines)
+
+
+def entries(stores: Path, kind: str) -> int:
+    return sum(file.read_text().count("\n") for file in stores.glob(f"{kind}/*/records/*.jsonl"))
+
+
+def kill_when(enough: Callable[[], bool], *overrides: str, cwd: Path) -> None:
+    """Start ``run.py`` and kill it with all its processes as soon as ``enough``."""
+    with started(str(REPOSITORY / "run.py"), *overrides, cwd=cwd) as process:
+        while not enough():
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.001)
+
+
+@pytest.mark.cli
+def test_decoupling_goes_on_where_it_was_killed(tmp_path):
+    data = write_folder(tmp_path, side=160)  # large enough that making an entry takes a while
+    command = data.overrides(
+        method="deda", segmenter="grabcut", dataset__image_size=160, recipe__epochs=1, recipe__batch_size=12
+    )
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    killed.mkdir()
+    undisturbed.mkdir()
+    for kind in ("masks", "parts"):  # first the masks are made, then the parts
+        kill_when(lambda kind=kind: entries(killed / "stores", kind) >= 4, *command, cwd=killed)
+        assert 4 <= entries(killed / "stores", kind) < 33
+    for folder in (killed, undisturbed):
+        done = run_cli(*command, cwd=folder)
+        assert done.rc == 0, done.stderr
+    assert entries(killed / "stores", "parts") == 33  # 36 training images less those held out: none made twice
+    assert store_files(killed / "stores") == store_files(undisturbed / "stores")
+    assert store_records(killed / "stores") == store_records(undisturbed / "stores")
+    assert_same_run(only_run(killed), only_run(undisturbed))
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+def overrides(data: TinyFolder, **changes: object) -> list[str]:
+    """Six epochs of four steps, a checkpoint after each."""
+    return data.overrides(recipe__epochs=6, **changes)
+
+
+def run_here(data: TinyFolder, output: Path, **changes: object) -> Path:
+    """Run an experiment in this process, its files in ``output``."""
+    here = {"paths__output": output, "paths__stores": output / "stores"}
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        experiment.run(compose("config", overrides(data, **here, **changes)))
+    return output
+
+
+def killer(marks: Path, steps: list[int], violently: bool) -> dict[str, object]:
+    """Changes that put :class:`spies.Killer` into a run."""
+    arguments = {"_target_": "spies.Killer", "folder": marks, "steps": steps, "violently": violently}
+    return {f"+callbacks__killer__{key}": value for key, value in arguments.items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_folder: TinyFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that others are compared with."""
+    return run_here(tiny_folder, tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.mark.cli
+def test_killed_training_ends_in_the_same_weights(tiny_folder, undisturbed, tmp_path):
+    command = overrides(tiny_folder, **killer(tmp_path / "marks", [10, 17], violently=True))
+    assert run_cli(*command, cwd=tmp_path).rc == -signal.SIGKILL  # in the third epoch
+    at_first_kill = torch.load(only_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert run_cli(*command, cwd=tmp_path).rc == -signal.SIGKILL  # in the fifth
+    at_second_kill = torch.load(only_run(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert (at_first_kill, at_second_kill) == (8, 16)
+    done = run_cli(*command, cwd=tmp_path)
+    assert done.rc == 0, done.stderr
+    assert "resuming from" in done.stderr
+    assert_same_run(only_run(tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize("changes", [{"method": "cutmix", "protocol": "last"}, {"method": "deda", "loader__num_workers": 1}])
+def test_interrupted_training_draws_the_same_random_numbers(changes, tiny_folder, tmp_path):
+    whole = run_here(tiny_folder, tmp_path / "whole", **changes)
+    interrupted = killer(tmp_path / "marks", [10], violently=False)
+    with pytest.raises(InterruptedError, match="ended at step 10"):
+        run_here(tiny_folder, tmp_path / "parts", **changes, **interrupted)
+    assert_same_run(run_here(tiny_folder, tmp_path / "parts", **changes), whole)
+
+
+@pytest.mark.parametrize("moment", ["selection", "final"])
+def test_interrupted_after_training_nothing_is_lost(moment, tiny_folder, undisturbed, tmp_path, monkeypatch):
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+        if moment == "selection":
+            patch.setattr(experiment, "write_atomically", lambda path, data: path.name == "config.yaml" or full_disk())
+        else:
+            patch.setattr(pl.Trainer, "save_checkpoint", lambda self, file, *_: Path(file).stem == "last" or full_disk())
+        run_here(tiny_folder, tmp_path)
+    assert_same_run(run_here(tiny_folder, tmp_path), undisturbed)
+
+
+def test_what_is_done_is_not_done_again(tiny_folder, undisturbed, tmp_path, monkeypatch):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    files = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr(pl.Trainer, "fit", lambda *_, **__: pytest.fail("trained again"))
+    run_here(tiny_folder, run)
+    assert files == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
+    (run / "results.json").unlink()  # as if killed between training and the end of evaluation
+    run_here(tiny_folder, run)
+    final = run / "checkpoints" / "final.ckpt"
+    assert files[final] == (final.stat().st_mtime_ns, final.read_bytes())
+    assert_same_run(run, undisturbed)
+
+
+def test_weights_do_not_depend_on_the_number_of_workers(tiny_folder, undisturbed, tmp_path):
+    assert_same_run(run_here(tiny_folder, tmp_path, loader__num_workers=2), undisturbed)
+
+
+def test_another_seed_gives_other_weights(tiny_folder, undisturbed, tmp_path):
+    """What the tests above compare would otherwise be equal anyway."""
+    other = weights(run_here(tiny_folder, tmp_path, seed=1))
+    assert not torch.allclose(other["model.head.weight"], weights(undisturbed)["model.head.weight"], atol=1e-3)
