@@ -31,7 +31,7 @@ from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
 from genaug.data.datamodule import DataModule, choose_splits
 from genaug.data.transforms import Crop
-from genaug.launch import config_hash, task_overrides
+from genaug.launch import config_hash, input_checks, task_overrides
 from genaug.losses import SoftBCE
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
@@ -111,7 +111,7 @@ def run(cfg: DictConfig) -> float | None:
         The score on the held-out part, for a sweeper to maximise; ``None`` where there is none.
 
     Raises:
-        ValueError: a value, or a combination of values, cannot be used; raised before the first expensive step.
+        WrongValue: a value, or a combination of values, cannot be used; raised before the first expensive step.
     """
     hide_meant_warnings()
     folder, clock, cost = Path(cfg.paths.output), Clock(), Cost()
@@ -120,8 +120,9 @@ def run(cfg: DictConfig) -> float | None:
         results = json.loads((folder / RESULTS).read_text())
         show_run(results, folder)
         return results["selection"]["score"]
-    pieces = Pieces.build(cfg)
-    with clock.stage("data"):
+    with input_checks():
+        pieces = Pieces.build(cfg)
+    with clock.stage("data"), input_checks():
         splits = choose_splits(pieces.dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
     trainer = build_trainer(cfg, len(splits["train"]), "val" in splits, cost)
     if trainer.is_global_zero:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 STAGES = ("all", "synthesize", "train", "evaluate")
@@ -55,6 +55,22 @@ def task_overrides() -> list[str]:
 
 class WrongValue(CompactHydraException, ValueError):
     """A value that cannot be used: Hydra prints the message and no traceback."""
+
+
+@contextlib.contextmanager
+def input_checks() -> Iterator[None]:
+    """Around what only looks at input: its errors are shown as messages to a person, without a traceback.
+
+    Raises:
+        WrongValue: in the place of a ``ValueError`` or ``OSError``, raised directly or while Hydra built something.
+    """
+    try:
+        yield
+    except (InstantiationException, ValueError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, (ValueError, OSError)):
+            raise
+        raise WrongValue(str(cause)) from error
 
 
 def check_values(cfg: DictConfig) -> None:

@@ -16,14 +16,14 @@ def label_text(row: Sequence[float], classes: Sequence[str], limit: int = 2) -> 
     """The classes of a soft label, the heaviest first.
 
     >>> label_text([0.3, 0.0, 0.7], ["crow", "gull", "wren"])
-    'wren 0.70 + crow 0.30'
+    '0.70 wren + 0.30 crow'
     >>> label_text([0.0, 1.0, 0.0], ["crow", "gull", "wren"])
     'gull'
     """
     ranked = sorted(((weight, name) for weight, name in zip(row, classes, strict=True) if weight > 0.005), reverse=True)
     if len(ranked) == 1:
         return ranked[0][1]
-    return " + ".join(f"{name} {weight:.2f}" for weight, name in ranked[:limit])
+    return " + ".join(f"{weight:.2f} {name}" for weight, name in ranked[:limit])
 
 
 def save_sheet(

@@ -35,7 +35,8 @@ def test_every_value_comes_back(channels):
 
 def test_values_by_hand():
     image = torch.tensor([[[[0, 128, 255]]]], dtype=torch.uint8)
-    expected = [(value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD)]
+    channels = zip((0, 128, 255), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    expected = [(value / 255 - mean) / std for value, mean, std in channels]
     assert Normalize(3)(image).flatten().tolist() == pytest.approx(expected, abs=1e-5)
     grey = (100 / 255 - sum(IMAGENET_MEAN) / 3) / (sum(IMAGENET_STD) / 3)
     assert Normalize(1)(torch.tensor([[[[100]]]], dtype=torch.uint8)).item() == pytest.approx(grey, abs=1e-5)

@@ -13,11 +13,11 @@ CLASSES = ["crow", "gull", "wren"]
     ("row", "limit", "expected"),
     [
         ([0.0, 1.0, 0.0], 2, "gull"),
-        ([0.25, 0.0, 0.75], 2, "wren 0.75 + crow 0.25"),
-        ([0.2, 0.5, 0.3], 2, "gull 0.50 + wren 0.30"),
-        ([0.2, 0.5, 0.3], 3, "gull 0.50 + wren 0.30 + crow 0.20"),
+        ([0.25, 0.0, 0.75], 2, "0.75 wren + 0.25 crow"),
+        ([0.2, 0.5, 0.3], 2, "0.50 gull + 0.30 wren"),
+        ([0.2, 0.5, 0.3], 3, "0.50 gull + 0.30 wren + 0.20 crow"),
         ([0.004, 0.996, 0.0], 2, "gull"),  # too little to be named
-        ([1.0, 0.0, 1.0], 2, "wren 1.00 + crow 1.00"),  # several classes
+        ([1.0, 0.0, 1.0], 2, "1.00 wren + 1.00 crow"),  # several classes
         ([0.0, 0.0, 0.0], 2, ""),
     ],
 )
@@ -68,7 +68,7 @@ def test_grey_images(tmp_path):
 
 
 def test_mixed_labels_take_two_lines(tmp_path):
-    for name, text in (("one", "gull 0.50"), ("two", "gull 0.50 + wren 0.30")):
+    for name, text in (("one", "0.50 gull"), ("two", "0.50 gull + 0.30 wren")):
         save_sheet([block((9, 9, 9))], [text], tmp_path / f"{name}.png", tile=100)
     one, two = (np.asarray(Image.open(tmp_path / f"{name}.png"))[108:136] for name in ("one", "two"))
     dark = [(lines < 128).any(axis=(1, 2)) for lines in (one, two)]

@@ -168,7 +168,10 @@ def test_groups_by_hand():
 
 
 def test_rows_without_groups_or_without_the_split_do_not_stop_the_others():
-    ood = {"test": {"score": 0.9, "n": 9}, "ood_snow": {"score": 0.5, "n": 2, "groups": {"owl": {"score": 0.5, "n": 2}}}}
+    ood = {
+        "test": {"score": 0.9, "n": 9},
+        "ood_snow": {"score": 0.5, "n": 2, "groups": {"owl": {"score": 0.5, "n": 2}}},
+    }
     runs = [grouped("deda", 0, land=(0.2, 10)), result("vanilla", score=0.4), result("cutmix", scores=ood)]
     header, cells = by_group(gather(runs)["birds"])
     assert header == ["split", "method", "land", "owl"]
@@ -247,8 +250,10 @@ def test_budgets_of_different_datasets_are_not_compared(tmp_path):
 def test_groups_get_a_table_of_their_own(tmp_path):
     runs = write(tmp_path / "runs", [grouped("deda", 0, land=(0.2, 10))])
     assert main([str(runs), "--out", str(tmp_path / "table.md")]) == 0
-    assert (tmp_path / "table.md").read_text().endswith(
-        "### By group\n\n| split | method | land |\n|---|---|---|\n| test | deda | 20.0 |\n"
+    assert (
+        (tmp_path / "table.md")
+        .read_text()
+        .endswith("### By group\n\n| split | method | land |\n|---|---|---|\n| test | deda | 20.0 |\n")
     )
 
 
