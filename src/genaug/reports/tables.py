@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -181,10 +182,11 @@ def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
 
 
 def terminal(title: str, header: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
-    """The same for a terminal."""
-    table = Table(title=escape(title), title_justify="left")  # an override like x=[a] is no markup
+    """The same within the 80 columns of a terminal: n and intervals stand on a line of their own."""
+    # Escaped: an override like x=[a] is no markup.
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for number, name in enumerate(header):
-        table.add_column(escape(name), justify="left" if number == 0 else "right", overflow="fold")
+        table.add_column(escape(name).replace(" %", "\n%"), justify="left" if number == 0 else "right", overflow="fold")
     for line in cells:
-        table.add_row(*map(escape, line))
+        table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in line))
     return table
