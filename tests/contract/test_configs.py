@@ -41,11 +41,17 @@ def of_group(group: str) -> list[str]:
     return [stem for name, stem in OPTIONS if name == group]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _hydra() -> Iterator[None]:
+    """Hydra, started once: it reads each file once."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
 @cache
 def composed(*overrides: str) -> DictConfig:
     """The configuration of a command line, with Hydra's own; nobody may change it."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", list(overrides), return_hydra_config=True)
+    cfg = compose("config", list(overrides), return_hydra_config=True)
     OmegaConf.set_readonly(cfg, True)
     return cfg
 
@@ -60,6 +66,7 @@ def anywhere(tmp_path_factory) -> tuple[str, ...]:
     return (*(f"paths.{name}={folder}" for name in places), f"dataset.root={folder}")
 
 
+@cache
 def raw(group: str) -> list[tuple[str, dict[str, Any]]]:
     """Stem and content of the group's files."""
     texts = [(stem, OmegaConf.load(CONF / group / f"{stem}.yaml")) for stem in of_group(group)]
