@@ -42,7 +42,7 @@ from genaug.synthesis.store import write_atomically
 
 log = logging.getLogger(__name__)
 
-RESULTS, SELECTION, CHECKPOINTS = "results.json", "selection.json", "checkpoints"
+RESULTS, SELECTION, STAGES, CHECKPOINTS = "results.json", "selection.json", "stages.json", "checkpoints"
 BEST, LAST, FINAL = "best", "last", "final"
 
 #: How often, in a run, the held-out part is looked at and a checkpoint is written.
@@ -51,9 +51,18 @@ LOOKS = 20
 
 @dataclass
 class Clock:
-    """Seconds each stage took in this session."""
+    """Seconds each stage took, added up over the sessions of a run; a stage that was killed counts when it is done.
 
+    Attributes:
+        file: Where they are kept from one session to the next.
+    """
+
+    file: Path
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file.exists():
+            self.seconds = json.loads(self.file.read_text())
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -61,7 +70,8 @@ class Clock:
         log.info("%s", name)
         started = time.monotonic()
         yield
-        self.seconds[name] = round(time.monotonic() - started, 3)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
+        write_atomically(self.file, json.dumps(self.seconds).encode())
 
 
 @dataclass
@@ -114,7 +124,8 @@ def run(cfg: DictConfig) -> float | None:
         WrongValue: a value, or a combination of values, cannot be used; raised before the first expensive step.
     """
     hide_meant_warnings()
-    folder, clock, cost = Path(cfg.paths.output), Clock(), Cost()
+    folder, cost = Path(cfg.paths.output), Cost()
+    clock = Clock(folder / STAGES)
     if cfg.stage == "all" and (folder / RESULTS).exists():
         log.info("This configuration has been run already: %s (delete the folder to run it again)", folder)
         results = json.loads((folder / RESULTS).read_text())
@@ -227,14 +238,24 @@ def train(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder:
     if last.exists():
         log.info("resuming from %s", last)
     trainer.fit(classifier, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
-    checkpoints = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
-    best = next((one for one in checkpoints if one.monitor), None)
-    if best is not None:
-        load_weights(classifier, Path(best.best_model_path))
+    if "val" in data.splits:
+        score = select(trainer, classifier, data)
         if trainer.is_global_zero:
-            score = float(best.best_model_score or 0)
             write_atomically(folder / SELECTION, json.dumps({"score": score}).encode())
     trainer.save_checkpoint(final, weights_only=True)  # the last file: with it the stage is done
+
+
+def select(trainer: pl.Trainer, classifier: Classifier, data: DataModule) -> float:
+    """Leave the classifier with its best weights: those of the last look that was best, or those it ended with.
+
+    The end of training need not be the time of a look, and in a short run there was none before it.
+    """
+    [last] = trainer.validate(classifier, data, verbose=False, weights_only=True)
+    looks = [one for one in trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint) and one.monitor]
+    if not looks or looks[0].best_model_score is None or last["val/score"] >= float(looks[0].best_model_score):
+        return last["val/score"]
+    load_weights(classifier, Path(looks[0].best_model_path))
+    return float(looks[0].best_model_score)
 
 
 def load_weights(classifier: Classifier, file: Path) -> None:

@@ -24,21 +24,32 @@ CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper")}
 #: What does not change a result: where files go, what is shown, and which part of the run is done now.
 NOT_IDENTITY = ("hydra", "paths", "logger", "callbacks", "stage", "loader")
 
+#: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
+TOOLS = ("segmenter",)
+
 _PROCESS_GROUP = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def config_hash(cfg: DictConfig, without: tuple[str, ...] = ()) -> str:
-    """Eight hexadecimal characters that name a configuration, less :data:`NOT_IDENTITY` and ``without``.
+    """Eight hexadecimal characters that name a configuration, less :data:`NOT_IDENTITY`, ``without`` and unused tools.
 
     Interpolations are hashed as written, so that a run has the same name wherever its folders are.
 
     >>> a, b = OmegaConf.create({"x": 1, "stage": "all"}), OmegaConf.create({"x": 1, "stage": "train"})
     >>> config_hash(a) == config_hash(b)
     True
+    >>> tool, user = {"segmenter": {"threshold": 0.5}}, {"method": {"segmenter": "${segmenter}"}}
+    >>> config_hash(OmegaConf.create(tool)) == config_hash(OmegaConf.create({}))
+    True
+    >>> config_hash(OmegaConf.create({**tool, **user})) == config_hash(OmegaConf.create(user))
+    False
     """
     tree = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(tree, dict)
     kept = {key: value for key, value in tree.items() if key not in NOT_IDENTITY + without}
+    for tool in TOOLS:
+        if f"${{{tool}}}" not in json.dumps(kept):
+            kept.pop(tool, None)
     return hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 

@@ -33,7 +33,7 @@ def save_sheet(
 
     Args:
         images: At least one.
-        texts: One each; long ones break into two lines.
+        texts: One each; parts joined by " + " stand on two lines, cut to the square's width.
         path: Written whole or not at all.
         columns: Images in a row.
         tile: Side of a square in pixels.

@@ -80,8 +80,10 @@ class RandomResizedCrop(Crop):
 class SquashCrop(Crop):
     """Resize to a square whatever the aspect, random crop of the padded square, flip (Diff-Mix; ALIA without crop)."""
 
-    def __init__(self, size: int, ratio: float = 8 / 7, padding: int = 8, flip: float = 0.5) -> None:
-        self.size, self.padding, self.flip = size, padding, flip
+    def __init__(
+        self, size: int, ratio: float = 8 / 7, padding: int = 8, padding_mode: str = "constant", flip: float = 0.5
+    ) -> None:
+        self.size, self.padding, self.padding_mode, self.flip = size, padding, padding_mode, flip
         self.side = resize_side(size, ratio) if ratio > 1 else size
 
     def train(self) -> nn.Module:
@@ -89,7 +91,7 @@ class SquashCrop(Crop):
         return v2.Compose(
             [
                 v2.Resize((self.side, self.side), antialias=True),
-                v2.RandomCrop(self.size, padding=self.padding or None, padding_mode="reflect"),
+                v2.RandomCrop(self.size, padding=self.padding or None, padding_mode=self.padding_mode),
                 v2.RandomHorizontalFlip(self.flip),
             ]
         )

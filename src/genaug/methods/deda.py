@@ -64,6 +64,7 @@ class Parts:
             "images": len(self.keys),
             "objects": int(self.has_cdp.sum()),
             "scenes": int(self.has_cip.sum()),
+            "synthetic": int(self.synthetic.sum()),
             "masks": self.masks.report(),
         }
 
@@ -116,7 +117,7 @@ class Decouple:
             )
         masks = make_masks(samples, self.segmenter, dataset.superclass, folder / "masks", self.workers)
         settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
-        store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, "decouple-1", *settings))
+        store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, "decouple-2", *settings))
         missing = [sample for sample in samples if masks.key(sample.id) not in store]
 
         def one(sample: Sample) -> None:
@@ -184,7 +185,8 @@ class OnlineCombination:
         p_aug: Probability that a real image is replaced (Table 6: 0.5).
         p_syn: Probability that an object is a synthetic one, when the store has any (Table 6: 0.25).
         p_mix: Probability that a replaced image gets a second object of another class (Table 6: 0.5; Figure 8c's
-            text finds 0.25 best on CUB). The label then follows the objects' areas in pixels.
+            text finds 0.25 best on CUB). The label then follows the objects' areas in pixels, on the whole scene: the
+            recipe's crop comes after it, as it does for real images, and may cut off part of an object.
         cip: Whose scene: ``other_image`` of any class, ``other_class``, or ``own`` (no replacement; Figure 9 b and c).
         placement: ``random`` size and position, or ``original`` (Figure 9 b and d).
         size: Range of the object's long side, as a share of the scene's short side, drawn uniformly.
