@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock
@@ -124,6 +125,9 @@ def run(cfg: DictConfig) -> float | None:
         WrongValue: a value, or a combination of values, cannot be used; raised before the first expensive step.
     """
     hide_meant_warnings()
+    # Work is spread over images; and a loader process, forked while OpenCV has threads of its own, can wait for them
+    # for ever.
+    cv2.setNumThreads(0)
     folder, cost = Path(cfg.paths.output), Cost()
     clock = Clock(folder / STAGES)
     if cfg.stage == "all" and (folder / RESULTS).exists():

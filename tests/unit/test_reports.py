@@ -162,8 +162,8 @@ def test_groups_by_hand():
     assert header == ["split", "method", "land", "water"]
     # Spread sqrt(200); t(0.975, 1) = 12.7062; 12.7062 * sqrt(200) / sqrt(2) = 127.06.
     assert cells == [
-        ["test", "deda", "30.0 ± 14.1 [-97.1, 157.1]", "80.0"],
-        ["test", "vanilla", "10.0", "–"],
+        ["test", "deda", "30.0 ± 14.1 [-97.1, 157.1] (n=10)", "80.0 (n=5)"],
+        ["test", "vanilla", "10.0 (n=10)", "–"],
     ]
 
 
@@ -175,7 +175,7 @@ def test_rows_without_groups_or_without_the_split_do_not_stop_the_others():
     runs = [grouped("deda", 0, land=(0.2, 10)), result("vanilla", score=0.4), result("cutmix", scores=ood)]
     header, cells = by_group(gather(runs)["birds"])
     assert header == ["split", "method", "land", "owl"]
-    assert cells == [["test", "deda", "20.0", "–"], ["ood_snow", "cutmix", "–", "50.0"]]
+    assert cells == [["test", "deda", "20.0 (n=10)", "–"], ["ood_snow", "cutmix", "–", "50.0 (n=2)"]]
 
 
 def test_no_groups_no_lines():
@@ -253,7 +253,7 @@ def test_groups_get_a_table_of_their_own(tmp_path):
     assert (
         (tmp_path / "table.md")
         .read_text()
-        .endswith("### By group\n\n| split | method | land |\n|---|---|---|\n| test | deda | 20.0 |\n")
+        .endswith("### By group\n\n| split | method | land |\n|---|---|---|\n| test | deda | 20.0 (n=10) |\n")
     )
 
 

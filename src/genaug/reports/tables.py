@@ -92,11 +92,14 @@ class Row:
         values = [100 * score["score"] for score in scores if score.get("n")]
         if not values:
             return NOTHING
+        counts = "/".join(map(str, sorted({score["n"] for score in scores if score.get("n")})))
+        # A split's n stands in the header; a group's differs from split to split.
+        n = "" if group is None else f" (n={counts})"
         summary = summarize(values)
         if math.isnan(summary.spread):
-            return f"{summary.mean:.1f}"
+            return f"{summary.mean:.1f}{n}"
         low, high = summary.interval
-        return f"{summary.mean:.1f} ± {summary.spread:.1f} [{low:.1f}, {high:.1f}]"
+        return f"{summary.mean:.1f} ± {summary.spread:.1f} [{low:.1f}, {high:.1f}]{n}"
 
 
 def gather(runs: Sequence[Results]) -> dict[str, list[Row]]:
