@@ -35,7 +35,8 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Floats with mean about 0 and standard deviation about 1."""
-        return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        # Contiguous: the layout that networks are written for and tested in.
+        return (images.permute(0, 3, 1, 2).contiguous().float() - self.mean) / self.std
 
     def invert(self, images: Tensor) -> Tensor:
         """Back to ``uint8`` ``(B, H, W, C)``, for pictures of what the network was fed."""
