@@ -52,6 +52,8 @@ class Classifier(pl.LightningModule):
         loss: ``(logits, targets (B, K)) -> scalar``.
         optimizer: Takes the parameters.
         schedule: ``(step, total steps) -> multiplier of the learning rate``.
+        steps: Optimizer steps in all. Asking the trainer for them would set up the loaders before a resumed run knows
+            its epoch.
         metric: Makes a metric that is updated with ``(logits, targets, groups, valid)`` and computes a dictionary
             with at least ``score`` and ``n``.
         test_names: Names of the test data loaders, in order.
@@ -66,6 +68,7 @@ class Classifier(pl.LightningModule):
         loss: Callable[[Tensor, Tensor], Tensor],
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Callable[[int, int], float],
+        steps: int,
         metric: Callable[[], Metric],
         test_names: Sequence[str],
         channels: int,
@@ -74,7 +77,8 @@ class Classifier(pl.LightningModule):
         super().__init__()
         self.model, self.normalize = model, Normalize(channels)
         self.mixer, self.loss, self.seed = mixer, loss, seed
-        self.optimizer, self.schedule, self.test_names = optimizer, schedule, list(test_names)
+        self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
+        self.test_names = list(test_names)
         self.val_metric = metric()
         self.test_metrics: Sequence[Metric] = nn.ModuleList(metric() for _ in self.test_names)  # type: ignore[assignment]
 
@@ -126,6 +130,5 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer, its learning rate scheduled by optimizer step."""
         optimizer = self.optimizer(self.model.parameters())
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, total))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule(step, self.steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -189,6 +189,13 @@ def build_trainer(cfg: DictConfig, images: int, has_val: bool, cost: Cost) -> pl
     )
 
 
+def total_steps(cfg: DictConfig, images: int) -> int:
+    """Optimizer steps of the whole training: the budget in steps, or that of the epochs."""
+    if cfg.trainer.max_steps > 0:
+        return cfg.trainer.max_steps
+    return cfg.trainer.max_epochs * max(1, images // cfg.recipe.batch_size)
+
+
 def synthesize(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample], clock: Clock) -> Made | None:
     """The method's offline stage; what is there already is not made again."""
     if pieces.method.synthesis is None:
@@ -226,6 +233,7 @@ def build_classifier(cfg: DictConfig, pieces: Pieces, data: DataModule) -> Class
         loss=pieces.loss,
         optimizer=pieces.optimizer,
         schedule=pieces.schedule,
+        steps=total_steps(cfg, len(data.train_source)),
         metric=lambda: metric_for(pieces.dataset),
         test_names=data.test_names,
         channels=pieces.dataset.channels,
@@ -292,9 +300,6 @@ def collect(
 ) -> dict[str, Any]:
     """All that is recorded of a run: scores with their n, what it was, what it cost, what it ran on."""
     folder = Path(cfg.paths.output)
-    steps = cfg.trainer.max_steps
-    if steps <= 0:
-        steps = cfg.trainer.max_epochs * max(1, len(data.train_source) // cfg.recipe.batch_size)
     return {
         "dataset": pieces.dataset.name,
         "method": pieces.method.name,
@@ -310,7 +315,7 @@ def collect(
         "scores": {name: named(values, pieces.dataset.groups) for name, values in classifier.results().items()},
         "images": {name: len(samples) for name, samples in data.splits.items()},
         "classes": len(pieces.dataset.classes),
-        "steps": steps,
+        "steps": total_steps(cfg, len(data.train_source)),
         "batch_size": cfg.recipe.batch_size,
         "parameters": sum(parameter.numel() for parameter in pieces.model.parameters()),
         "made": made.report() if made else None,

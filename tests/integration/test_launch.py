@@ -65,9 +65,13 @@ def test_ranks_of_a_sweep_train_the_same_job(tiny_folder, tmp_path, monkeypatch)
         assert result["scores"]["test"]["n"] == tiny_folder.test == 17
 
 
-@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="needs genaug[sweep]")
+HAS_OPTUNA = importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None
+
+
+@pytest.mark.skipif(not HAS_OPTUNA, reason="needs genaug[sweep]")
 def test_ranks_train_with_the_values_an_unseeded_sampler_drew(tiny_folder, tmp_path, monkeypatch):
-    optuna = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=random", "hydra.sweeper.n_trials=2", "hydra.sweeper.direction=maximize")
+    sweeper = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=random")
+    optuna = (*sweeper, "hydra.sweeper.n_trials=2", "hydra.sweeper.direction=maximize")
     drawn = ("recipe.optimizer.lr=interval(0.001,0.1)", "protocol=heldout")
     jobs = check_ranks(sweep(tiny_folder, tmp_path, monkeypatch, *optuna, *drawn))
     rates = {job["lr"] for job, _ in jobs.values()}

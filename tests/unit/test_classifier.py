@@ -85,6 +85,7 @@ def classifier(mixer: Mixer | None = None, schedule=lambda step, total: 1.0, see
         loss=SoftCrossEntropy(),
         optimizer=partial(torch.optim.SGD, lr=lr),
         schedule=schedule,
+        steps=6,
         metric=lambda: GroupAccuracy(2),
         test_names=["test", "ood_snow"],
         channels=3,

@@ -101,7 +101,10 @@ def module(folder: Path, batch_size: int = 4, seed: int = 0, view=None, **sizes:
 
 
 def in_process(data: DataModule, rank: int, world: int) -> DataModule:
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world)
+    progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world, fit_loop=SimpleNamespace(epoch_progress=progress)
+    )
     return data
 
 

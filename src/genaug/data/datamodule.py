@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -85,7 +86,7 @@ class DataModule(pl.LightningDataModule):
     def _real(self, split: str) -> RealImages:
         return RealImages(self.splits[split], len(self.dataset.classes), self.dataset.channels)
 
-    def _loader(self, data: ImageDataset, seed: int | None) -> DataLoader:
+    def _loader(self, data: ImageDataset, seed: int | None, epoch: int = 0) -> DataLoader:
         world = self.trainer.world_size if self.trainer else 1
         rank = self.trainer.global_rank if self.trainer else 0
         if self.batch_size % world:
@@ -100,7 +101,7 @@ class DataModule(pl.LightningDataModule):
         return DataLoader(
             data,
             batch_size=per_process,
-            sampler=KeySampler(len(data), seed, rank, world, count),
+            sampler=KeySampler(len(data), seed, rank, world, count, epoch),
             num_workers=workers,
             persistent_workers=workers > 0 and training,
             pin_memory=torch.cuda.is_available(),
@@ -109,7 +110,10 @@ class DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented, through the method's view."""
         transform = torch.nn.Sequential(self.crop.train(), self.transform)
-        return self._loader(ImageDataset(self.train_source, transform, self.seed), self.seed)
+        data = ImageDataset(self.train_source, transform, self.seed)
+        # Lightning names the epoch when it begins; after a resume the loader's processes have drawn ahead by then.
+        progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
+        return self._loader(data, self.seed, epoch=progress.processed if progress else 0)
 
     def _eval_loader(self, split: str) -> DataLoader:
         return self._loader(ImageDataset(self._real(split), self.crop.eval(), self.seed), None)

@@ -102,6 +102,7 @@ class KeySampler(Sampler[Key]):
         rank: This process among ``world``.
         world: Number of processes. A last round that does not fill up repeats images marked ``valid=False``.
         count: Only the first so many of the order; ``None`` takes all.
+        epoch: The first to be drawn.
 
     Example:
         >>> [index for _, index, _ in KeySampler(3, seed=None)]
@@ -110,10 +111,12 @@ class KeySampler(Sampler[Key]):
         [(0, 1, True), (0, 0, False)]
     """
 
-    def __init__(self, length: int, seed: int | None, rank: int = 0, world: int = 1, count: int | None = None) -> None:
+    def __init__(
+        self, length: int, seed: int | None, rank: int = 0, world: int = 1, count: int | None = None, epoch: int = 0
+    ) -> None:
         self.length, self.seed, self.rank, self.world = length, seed, rank, world
         self.count = length if count is None else count
-        self.epoch = 0
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch, with the right number after a resume too."""
