@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from genaug.callbacks.cost import Cost
 from genaug.classifier import Classifier
 from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
-from genaug.data.datamodule import DataModule, choose_splits
+from genaug.data.datamodule import DataModule, choose_splits, network_threads
 from genaug.data.transforms import Crop
 from genaug.launch import config_hash, input_checks, task_overrides
 from genaug.losses import SoftBCE
@@ -140,6 +141,8 @@ def run(cfg: DictConfig) -> float | None:
     with clock.stage("data"), input_checks():
         splits = choose_splits(pieces.dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
     trainer = build_trainer(cfg, len(splits["train"]), "val" in splits, cost)
+    if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, network_threads(cfg.loader.num_workers) // trainer.world_size))
     if trainer.is_global_zero:
         save_config(cfg, folder)
     made = synthesize(cfg, pieces, splits["train"], clock)

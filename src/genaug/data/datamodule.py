@@ -127,7 +127,18 @@ class DataModule(pl.LightningDataModule):
         return [self._eval_loader(name) for name in self.test_names]
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_workers() -> int:
     """Loader processes that leave the CPU to the network where it trains on the CPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores - 1) if torch.cuda.is_available() else min(1, cores - 1)
+    return min(8, cores() - 1) if torch.cuda.is_available() else min(1, cores() - 1)
+
+
+def network_threads(num_workers: int | None) -> int:
+    """Threads for a network on the CPU beside ``num_workers`` loader processes: a thread that waits for a processor
+    makes all others wait with it, and a step takes several times as long.
+    """
+    return max(1, cores() - (default_workers() if num_workers is None else num_workers))
