@@ -138,7 +138,8 @@ def default_workers() -> int:
 
 
 def network_threads(num_workers: int | None) -> int:
-    """Threads for a network on the CPU beside ``num_workers`` loader processes: a thread that waits for a processor
-    makes all others wait with it, and a step takes several times as long.
+    """Threads for a network on the CPU beside ``num_workers`` loader processes.
+
+    A thread that waits for a processor makes all others wait with it: a step then takes several times as long.
     """
     return max(1, cores() - (default_workers() if num_workers is None else num_workers))
