@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED) ## a virtual environment in .venv with exact versions
 
-demo: $(INSTALLED) ## plain training, CutMix and De-DA on rendered birds, compared (5-8 minutes on 2 cores)
+demo: $(INSTALLED) ## plain training, CutMix and De-DA on rendered birds, compared (5 minutes on 2 cores)
 	$(BIN)/python run.py -m experiment=demo method=vanilla,cutmix,deda seed=$(SEEDS)
 	$(BIN)/python -m genaug.reports $(RUNS)/toybirds
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 from genaug.data.base import Dataset, Sample
-from genaug.data.datamodule import PROTOCOLS, DataModule, choose_splits, default_workers
+from genaug.data.datamodule import PROTOCOLS, DataModule, choose_splits, default_workers, network_threads
 from genaug.data.subsets import hold_out
 from genaug.data.transforms import SquashCrop
 
@@ -207,3 +207,10 @@ def test_default_workers_where_no_affinity_is_known(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert default_workers() == 0
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(2, 1, 1), (8, 3, 5), (1, 0, 1), (2, 4, 1), (4, None, 3)])
+def test_the_network_gets_what_the_loader_leaves(cores, workers, threads, monkeypatch):
+    monkeypatch.setattr("genaug.data.datamodule.cores", lambda: cores)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert network_threads(workers) == threads
