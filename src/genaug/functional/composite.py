@@ -16,6 +16,15 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
+def resize_quickly(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize ``(H, W, C)`` uint8 bilinearly, by area averaging only to less than half: for the training loop.
+
+    Averaging at a factor between one and two takes four times as long, for a difference that a crop hides.
+    """
+    shrinks = max(image.shape[1] / width, image.shape[0] / height) > 2
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
 def paste(canvas: np.ndarray, cutout: np.ndarray, x: int, y: int) -> np.ndarray:
     """Blend an RGBA cut-out into ``canvas`` in place, its top left corner at ``(x, y)``; it must lie inside.
 

@@ -20,7 +20,7 @@ from genaug.console import track
 from genaug.data.base import Dataset, Sample
 from genaug.data.images import Source
 from genaug.data.reading import read_image
-from genaug.functional.composite import cut_out, paste, resize, rotate, visible_areas
+from genaug.functional.composite import cut_out, paste, resize, resize_quickly, rotate, visible_areas
 from genaug.functional.masks import coverage, dilate, mask_box
 from genaug.functional.pushpull import fill_holes
 from genaug.segmentation.base import Segmenter
@@ -318,7 +318,7 @@ class Combined:
         share = own_size if original else rng.uniform(*self.settings.size)
         scale = share * min(width, height) / max(cutout.shape[:2])
         scale = min(scale, width / cutout.shape[1], height / cutout.shape[0])
-        cutout = resize(cutout, max(1, round(cutout.shape[1] * scale)), max(1, round(cutout.shape[0] * scale)))
+        cutout = resize_quickly(cutout, max(1, round(cutout.shape[1] * scale)), max(1, round(cutout.shape[0] * scale)))
         room_x, room_y = width - cutout.shape[1], height - cutout.shape[0]
         if original:
             x = int(np.clip(round(centre_x * width - cutout.shape[1] / 2), 0, room_x))
