@@ -125,7 +125,7 @@ def started(*arguments: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def run_python(*arguments: str, cwd: Path, timeout: float = 300) -> Finished:
+def run_python(*arguments: str, cwd: Path, timeout: float = 180) -> Finished:
     """Run Python in ``cwd`` to its end."""
     begun = time.monotonic()
     with started(*arguments, cwd=cwd) as process:
@@ -133,6 +133,6 @@ def run_python(*arguments: str, cwd: Path, timeout: float = 300) -> Finished:
         return Finished(process.returncode, stdout, stderr, time.monotonic() - begun)
 
 
-def run_cli(*overrides: str, cwd: Path, timeout: float = 300) -> Finished:
+def run_cli(*overrides: str, cwd: Path, timeout: float = 180) -> Finished:
     """Run ``run.py`` in ``cwd``, where its ``runs`` and ``stores`` then lie."""
     return run_python(str(REPOSITORY / "run.py"), *overrides, cwd=cwd, timeout=timeout)

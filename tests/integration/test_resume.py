@@ -38,7 +38,7 @@ def results(run: Path) -> dict:
 
 def assert_same_run(run: Path, undisturbed: Path) -> None:
     for name in ("final", "last"):
-        torch.testing.assert_close(weights(run, name), weights(undisturbed, name), rtol=0, atol=1e-6)
+        torch.testing.assert_close(weights(run, name), weights(undisturbed, name), rtol=1e-5, atol=1e-6)
     assert results(run) == results(undisturbed)
 
 
@@ -141,7 +141,7 @@ def test_killed_training_ends_in_the_same_weights(tiny_folder, undisturbed, tmp_
 
 
 @pytest.mark.parametrize(
-    "changes", [{"method": "cutmix", "protocol": "last"}, {"method": "deda", "loader__num_workers": 1}]
+    "changes", [{"method": "cutmix", "protocol": "last"}, {"method": "deda"}, {"loader__num_workers": 1}]
 )
 def test_interrupted_training_draws_the_same_random_numbers(changes, tiny_folder, tmp_path):
     whole = run_here(tiny_folder, tmp_path / "whole", **changes)
