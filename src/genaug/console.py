@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -26,6 +27,8 @@ _MEANT = (
     ".*Total length of `list` across ranks is zero.*",
     ".*smaller than the logging interval.*",
     ".*isinstance.treespec, LeafSpec.*",
+    ".*predict returned None.*",
+    ".*predict returned None.*",
     ".*could not find the monitored key.*",  # a run that ends before its first look is looked at once, at its end
 )
 
@@ -58,6 +61,31 @@ def bar() -> Progress:
     )
 
 
+@contextlib.contextmanager
+def counting(total: int, description: str) -> Iterator[Callable[[int], None]]:
+    """Show how far work has come; the context gives the function that is told how much more is done.
+
+    >>> with counting(2, "letters") as done:
+    ...     done(2)
+    """
+    if Console(stderr=True).is_terminal:
+        with bar() as progress:
+            task = progress.add_task(description, total=total, note="")
+            yield lambda count: progress.advance(task, count)
+        return
+    started = last = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, last
+        done, now = done + count, time.monotonic()
+        if count and (now - last >= LINE_EVERY or done == total):
+            last, speed = now, done / max(now - started, 1e-9)
+            log.info("%s: %d/%d, %.1f/s, %.0f s left", description, done, total, speed, (total - done) / speed)
+
+    yield advance
+
+
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
     """Go through ``items`` and show how far it has come; silent when there is nothing to do.
 
@@ -66,17 +94,7 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
     """
     if total == 0:
         return
-    if Console(stderr=True).is_terminal:
-        with bar() as progress:
-            task = progress.add_task(description, total=total, note="")
-            for item in items:
-                yield item
-                progress.advance(task)
-        return
-    started = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
-        now = time.monotonic()
-        if now - last >= LINE_EVERY or done == total:
-            last, speed = now, done / max(now - started, 1e-9)
-            log.info("%s: %d/%d, %.1f/s, %.0f s left", description, done, total, speed, (total - done) / speed)
+    with counting(total, description) as advance:
+        for item in items:
+            yield item
+            advance(1)

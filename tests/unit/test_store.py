@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 import os
 from pathlib import Path
 
@@ -50,9 +51,33 @@ def test_what_was_added_is_there_for_another_process(tmp_path):
     again = Store(tmp_path)
     assert list(again) == ["ab12"]
     assert len(again) == 1
+    assert again["ab12"].pop("time") <= time.time()
     assert again["ab12"] == {"key": "ab12", "number": 2}
     assert again.path("ab12", "a.bin").read_bytes() == b"abc"
     assert again.array("ab12", "b.npy").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_later_record_of_an_entry_counts(tmp_path, monkeypatch):
+    """Whichever process wrote it, and whatever its file is called."""
+    first, second = Store(tmp_path), Store(tmp_path)
+    for store, name in ((first, "b"), (second, "a")):
+        store._own_records = tmp_path / "records" / f"{name}.jsonl"
+    first.record("ab12", {"number": 1})
+    second.record("ab12", {"number": 2})
+    assert Store(tmp_path)["ab12"]["number"] == 2
+    first.record("ab12", {"number": 3})
+    assert Store(tmp_path)["ab12"]["number"] == 3
+
+
+def test_what_others_add_is_seen_after_a_look(tmp_path):
+    one, other = Store(tmp_path), Store(tmp_path)
+    other.record("ab12", {"number": 1})
+    assert "ab12" not in one
+    one.refresh()
+    assert one["ab12"]["number"] == 1
+    other.record("cd34", {"number": 2})
+    one.refresh()
+    assert sorted(one) == ["ab12", "cd34"]
 
 
 @pytest.mark.parametrize("shape", [(1,), (5,), (2, 3), (4, 3, 2), (3, 0, 4)])

@@ -8,9 +8,11 @@ own, so any number of processes can fill one store.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,20 +96,27 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._records = self._read_records()
+        self._records: dict[str, dict[str, Any]] = {}
+        self._offsets: dict[Path, int] = {}
         self._own_records = self.root / "records" / f"{uuid.uuid4().hex}.jsonl"
+        self.refresh()
 
-    def _read_records(self) -> dict[str, dict[str, Any]]:
-        """All records by key. The last line of a killed process may be torn: its entry counts as absent."""
-        records = {}
+    def refresh(self) -> None:
+        """Read what other processes have recorded since; of two records of an entry the later one counts.
+
+        The last line of a killed process may be torn: its entry counts as absent.
+        """
         for file in sorted((self.root / "records").glob("*.jsonl")):
-            for line in file.read_text().splitlines():
-                try:
+            with file.open("rb") as lines:
+                lines.seek(self._offsets.get(file, 0))
+                data = lines.read()
+            self._offsets[file] = self._offsets.get(file, 0) + data.rfind(b"\n") + 1  # a torn line may yet be ended
+            for line in data.splitlines():
+                with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
                     record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue
-                records[record["key"]] = record
-        return records
+                    known = self._records.get(record["key"])
+                    if known is None or known.get("time", 0) <= record.get("time", 0):
+                        self._records[record["key"]] = record
 
     def __contains__(self, key: str) -> bool:
         return key in self._records
@@ -142,7 +151,11 @@ class Store:
         """
         for name, value in files.items():
             write_atomically(self.path(key, name), _encode(value))
-        entry = {"key": key, **record}
+        self.record(key, record)
+
+    def record(self, key: str, record: Mapping[str, Any]) -> None:
+        """Append the record of an entry whose files, if it has any, are written."""
+        entry = {"key": key, **record, "time": time.time()}
         self._own_records.parent.mkdir(parents=True, exist_ok=True)
         with self._own_records.open("a") as file:
             # The newline in front keeps a record whole after one that a full disk cut short.

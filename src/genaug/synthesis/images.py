@@ -1,0 +1,130 @@
+"""What a method that makes whole images gives to training: samples like the real ones, and a report."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genaug.data.base import Sample
+from genaug.data.images import RealImages
+from genaug.pictures import save_sheet
+from genaug.synthesis.image_store import ImageStore
+from genaug.synthesis.jobs import Job, Label
+
+
+class SyntheticImages:
+    """Made images as samples.
+
+    Args:
+        store: Where they are.
+        jobs: What was planned, in the order training sees it.
+        classes: Names of the classes, for the report.
+        more: What else the method has to report: masks, captions, costs.
+        show: What a person should see of a job beside its result, by name.
+
+    Attributes:
+        samples: One a kept image; images that failed are left out.
+    """
+
+    def __init__(
+        self,
+        store: ImageStore,
+        jobs: Sequence[Job],
+        classes: Sequence[str],
+        more: Mapping[str, Any] | None = None,
+        show: Callable[[Job], Mapping[str, np.ndarray]] | None = None,
+    ) -> None:
+        self.store, self.jobs, self.classes, self.more = store, list(jobs), classes, dict(more or {})
+        self.show = show
+        kept = [job for job in self.jobs if store[job.key]["verdict"] == "ok"]
+        self.samples = [
+            Sample(id=job.key, path=store.image_path(job.key), label=job.label, caption=job.prompt or None)
+            for job in kept
+        ]
+
+    def report(self) -> dict[str, Any]:
+        """Counts, verdicts, what is missing of each class, and the cost of all that is there.
+
+        Returns:
+            ``planned``, ``images``, ``verdicts`` (how often each), ``missing_by_class`` (names to counts, of the
+            classes that miss any), ``denoiser_steps`` and ``seconds`` of what is kept, whenever it was made, and what
+            the method adds.
+        """
+        records = [self.store[job.key] for job in self.jobs]
+        missing: Counter[str] = Counter()
+        for job, record in zip(self.jobs, records, strict=True):
+            if record["verdict"] != "ok":
+                missing.update(self.classes[label] for label in labels_of(job.label))
+        return {
+            "planned": len(self.jobs),
+            "images": len(self.samples),
+            "verdicts": dict(Counter(record["verdict"] for record in records)),
+            "missing_by_class": dict(missing),
+            "denoiser_steps": sum(record["denoiser_steps"] * record["attempts"] for record in records),
+            "seconds": round(sum(record["seconds"] for record in records), 2),
+            **self.more,
+        }
+
+    def sheet(self, path: Path, count: int = 8) -> None:
+        """Write a picture of how ``count`` images came about, spread over the plan: their inputs, then the result."""
+        kept = [job for job in self.jobs if self.store[job.key]["verdict"] == "ok"]
+        chosen = kept[:: max(1, len(kept) // count)][:count]
+        images: list[np.ndarray] = []
+        texts: list[str] = []
+        columns = 1
+        for job in chosen:
+            shown = {**(self.show(job) if self.show else {}), "result": self.store.image(job.key)}
+            columns = len(shown)
+            images += shown.values()
+            texts += [_two_lines(name) for name in shown]
+        if images:
+            save_sheet(images, texts, path, columns)
+
+
+def _two_lines(text: str, width: int = 26) -> str:
+    """``text`` with the mark that :func:`save_sheet` breaks lines at."""
+    return " + ".join(textwrap.wrap(text, width)[:2])
+
+
+def labels_of(label: Label) -> tuple[int, ...]:
+    """A class index, or the indices of multi-label data, as a tuple."""
+    return label if isinstance(label, tuple) else (label,)
+
+
+def class_name(label: Label, classes: Sequence[str]) -> str | list[str]:
+    """Name of a class, or the names of multi-label data, for manifests that people read."""
+    return [classes[one] for one in label] if isinstance(label, tuple) else classes[label]
+
+
+class Concatenation:
+    """Training view: the real images and all synthetic ones (AGA: "original + n x synthetic").
+
+    An epoch is longer by the synthetic images; see ``budget`` in ``conf/config.yaml`` for the number of steps.
+    """
+
+    def __call__(self, real: RealImages, made: SyntheticImages) -> Concatenated:
+        """The source that draws both."""
+        return Concatenated(real, made.samples)
+
+
+class Concatenated:
+    """Real images, followed by synthetic ones."""
+
+    def __init__(self, real: RealImages, synthetic: Sequence[Sample]) -> None:
+        self.real, self.num_classes = real, real.num_classes
+        self.synthetic = RealImages(synthetic, real.num_classes, real.channels)
+        self.samples = [*real.samples, *synthetic]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """See :meth:`genaug.data.images.Source.draw`."""
+        if index < len(self.real):
+            return self.real.draw(index, rng)
+        return self.synthetic.draw(index - len(self.real), rng)

@@ -1,0 +1,202 @@
+"""Methods that make n images of each real one, each by one call of a generator: jobs, plan and renderer."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from genaug.captioning.engine import combinations, read_sets
+from genaug.data.base import Dataset, Sample
+from genaug.data.reading import read_image
+from genaug.functional.composite import resize
+from genaug.generation.base import Call, Generator
+from genaug.seeding import derive
+from genaug.synthesis.image_store import ImageStore
+from genaug.synthesis.images import SyntheticImages, class_name, labels_of
+from genaug.synthesis.jobs import Job, Stage
+from genaug.synthesis.runner import Runner
+from genaug.synthesis.store import content_key
+from genaug.synthesis.text_images import json_values
+
+#: Raise it with every change of how an image comes about: stores of another version are not used.
+VERSION = "per-source-1"
+
+#: Places and times that prompts may name: as many as the sets have combinations.
+SCENES = 702
+
+
+class PerSource(ABC):
+    """Offline part: synthetic images of each sample, label as the sample's.
+
+    Args:
+        generator: Makes the images.
+        scale: Synthetic images of each real one. A larger scale contains a smaller one.
+        seed: Of all images; not the training's, so that all seeds of a study share them.
+        prompt: What the generator is told; ``{name}`` stands for the class, ``{place}`` and ``{time}`` for a place and
+            a time of AGA's prompt sets, drawn for each image.
+        strength: Noise level an edit starts at, in (0, 1].
+
+    Raises:
+        ValueError: a number is out of range, the prompt has other places to fill in, or the generator does not offer
+            the call.
+    """
+
+    call: ClassVar[Call]
+
+    def __init__(
+        self,
+        generator: Generator,
+        scale: int = 1,
+        seed: int = 0,
+        prompt: str = "a photo of a {name}",
+        strength: float = 1.0,
+    ) -> None:
+        if not isinstance(scale, int) or scale < 1:
+            raise ValueError(f"method.scale={scale} must be a whole number of at least 1.")
+        if not 0 < strength <= 1:
+            raise ValueError(f"method.synthesis.strength={strength} must be a noise level in (0, 1].")
+        if self.call not in generator.calls:
+            raise ValueError(
+                f"generator={type(generator).__name__} offers {', '.join(generator.calls)}, and this method needs "
+                f"{self.call}: choose another generator."
+            )
+        try:
+            prompt.format(name="x", place="y", time="z")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"method.synthesis.prompt={prompt!r} cannot be filled in ({error!r}): use {{name}}, {{place}} or "
+                "{time}."
+            ) from error
+        self.generator, self.scale, self.seed = generator, scale, seed
+        self.prompt, self.strength = prompt, float(strength)
+
+    # --- what a method may change ------------------------------------------------------------------------------------
+
+    def prepare(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, runner: Runner) -> list[Sample]:
+        """Make what the images need first, and say which samples can have images; all of them here."""
+        return list(samples)
+
+    def inputs(self, sample: Sample) -> tuple[str, ...]:
+        """Content keys of the files that an image of ``sample`` is made from."""
+        return (content_key(sample.path.read_bytes()),)
+
+    def more(self) -> dict[str, Any]:
+        """What else is reported."""
+        return {}
+
+    def draw(self, images: Sequence[np.ndarray], jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
+        """Ask the generator for a batch: ``images`` are the sources, of one size."""
+        raise NotImplementedError
+
+    # --- what they share ---------------------------------------------------------------------------------------------
+
+    def plan(self, samples: Sequence[Sample], dataset: Dataset, folder: Path) -> list[Stage]:
+        """See :class:`genaug.methods.base.Synthesis`."""
+        renderer = SourceImages(self, dataset, samples, dataset.image_size)
+        jobs = [
+            renderer.job(sample, copy, (), renderer.square) for copy in range(1, self.scale + 1) for sample in samples
+        ]
+        return [Stage("images", len(jobs), jobs, renderer.speed_key)]
+
+    def make(
+        self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int, runner: Runner
+    ) -> SyntheticImages:
+        """See :class:`genaug.methods.base.Synthesis`; sources larger than training needs are made smaller first."""
+        usable = self.prepare(samples, dataset, folder, runner)
+        renderer = SourceImages(self, dataset, usable, side)
+        made_from = {sample.id: (self.inputs(sample), renderer.size(sample)) for sample in usable}
+        jobs = [renderer.job(one, copy, *made_from[one.id]) for copy in range(1, self.scale + 1) for one in usable]
+        store = ImageStore(folder / "images" / renderer.store_name, renderer.description)
+        ledger = runner.run(jobs, renderer, store, "images").report()
+        return SyntheticImages(
+            store, jobs, dataset.classes, {"ledger": {"images": ledger}, **self.more()}, renderer.show
+        )
+
+
+class SourceImages:
+    """Renders the jobs of a :class:`PerSource` method.
+
+    Args:
+        method: Whose.
+        dataset: For class names and the size of images made from words.
+        samples: The sources.
+        side: Pixels of a source's short side that are enough.
+    """
+
+    def __init__(self, method: PerSource, dataset: Dataset, samples: Sequence[Sample], side: int) -> None:
+        self.method, self.dataset, self.side = method, dataset, side
+        self.samples = {sample.id: sample for sample in samples}
+        self.batch_size = method.generator.batch_size
+        self.square = method.generator.size_for(dataset.image_size, dataset.image_size)
+        scenes = combinations(read_sets(), SCENES, method.seed)
+        self.scenes = [(scene.spatial, scene.temporal) for scene in scenes]
+        self.steps = method.generator.denoiser_steps(method.call, method.strength)
+        start = method.generator.start_timestep(method.call, method.strength)
+        self.noise = {"strength": method.strength, "start_timestep": start}
+        self.description: dict[str, Any] = {
+            "made_by": f"{VERSION} {method.call}",
+            "generator": json_values({"fingerprint": method.generator.fingerprint, **method.generator.settings}),
+            "settings": {"prompt": method.prompt, "side": side, **self.noise},
+        }
+        self.maker = json.dumps(self.description, sort_keys=True)
+        self.description |= {"dataset": dataset.name, "classes": list(dataset.classes)}
+        name = content_key(json.dumps(self.description, sort_keys=True))[:12]
+        self.store_name = f"{dataset.name}-{method.call}-{name}"
+
+    @property
+    def speed_key(self) -> str:
+        """See :class:`genaug.synthesis.runner.Renderer`."""
+        return f"{self.method.generator.fingerprint} {self.method.call} {self.method.strength} {self.side}"
+
+    def job(self, sample: Sample, copy: int, inputs: Sequence[str], size: tuple[int, int]) -> Job:
+        """The job of copy ``copy`` of ``sample``: an image of ``size`` (height, width)."""
+        seed = derive(self.method.seed, self.method.call, sample.id, copy)
+        place, time = self.scenes[derive(seed, "scene") % len(self.scenes)]
+        names = [self.dataset.classes[label] for label in labels_of(sample.label)]
+        return Job(
+            maker=self.maker,
+            seed=seed,
+            copy=copy,
+            label=sample.label,
+            sources=(sample.id,),
+            inputs=tuple(inputs),
+            prompt=self.method.prompt.format(name=" and a ".join(names).lower(), place=place, time=time),
+            shape=(self.method.call, *size),
+            steps=self.steps,
+            facts={"class": class_name(sample.label, self.dataset.classes), **self.noise},
+        )
+
+    def size(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of the images of ``sample``."""
+        if self.method.call == "text_to_image":
+            return self.square
+        height, width = self._source(sample).shape[:2]
+        return height, width
+
+    def _source(self, sample: Sample) -> np.ndarray:
+        image = read_image(sample.path, channels=3)
+        scale = min(1.0, self.side / min(image.shape[:2]))
+        return resize(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+
+    def load(self, device: str) -> None:
+        """See :class:`genaug.synthesis.runner.Renderer`."""
+        self.method.generator.load(device)
+
+    def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
+        """See :class:`genaug.synthesis.runner.Renderer`."""
+        if self.method.call == "text_to_image":
+            return self.method.generator.text_to_image([job.prompt for job in jobs], list(seeds), self.square)
+        return self.method.draw([self._source(self.samples[job.sources[0]]) for job in jobs], jobs, seeds)
+
+    def verdict(self, job: Job, image: np.ndarray) -> str:
+        """The size must be the one asked for."""
+        return "ok" if image.shape[:2] == job.shape[1:] else f"size {image.shape[1]}x{image.shape[0]}"
+
+    def show(self, job: Job) -> Mapping[str, np.ndarray]:
+        """The source, under its prompt."""
+        return {job.prompt: self._source(self.samples[job.sources[0]])}

@@ -1,0 +1,36 @@
+"""A process that fills a store with noise: ``noise_worker.py STORE LOG COUNT SECONDS``; the log has a line a batch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from genaug.synthesis.image_store import ImageStore
+from genaug.synthesis.runner import Runner
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.renderers import Noise, noise_jobs  # noqa: E402
+
+
+class Telling(Noise):
+    def __init__(self, log: Path, slow: float) -> None:
+        super().__init__(batch_size=4, slow=slow)
+        self.log = log
+
+    def render(self, jobs, seeds):
+        images = super().render(jobs, seeds)
+        with self.log.open("a") as file:
+            file.write(" ".join(map(str, seeds)) + "\n")
+        return images
+
+
+if __name__ == "__main__":
+    folder, log, count, slow = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    store = ImageStore(folder, {"made_by": "noise"})
+    Runner(trainer, folder.parent).run(noise_jobs(count), Telling(log, slow), store, "noise")
