@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from genaug import threads as threads_module
 from genaug.data.base import Sample
 from genaug.functional.masks import box_slices, coverage, dilate, iou, keep_inside, mask_box
 from genaug.segmentation import masks as masks_module
-from genaug.segmentation.base import Segmentation, Segmenter
-from genaug.segmentation.masks import decode_mask, encode_mask, inside_box, make_masks
+from genaug.segmentation.base import Segmentation, Segmenter, Words
+from genaug.segmentation.masks import decode_mask, encode_mask, inside_box, make_masks, mask_key
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
 
@@ -190,6 +192,124 @@ def test_many_threads_lose_no_record(tmp_path):
     assert segmenter.asked == []
 
 
+class Batched(Red):
+    """As Red, several images at once; notes what it was given, how it was loaded, and how many calls overlapped."""
+
+    batch_size = 4
+    serial = True
+    reads_class = True
+
+    def __init__(self, wait=0.0, chokes_on=()):
+        super().__init__(wait)
+        self.chokes_on, self.batches, self.words, self.loads, self.inside = chokes_on, [], [], [], 0
+
+    def load(self, device):
+        self.loads.append(device)
+
+    def unload(self):
+        self.loads.append("unloaded")
+
+    def segment_batch(self, images, samples, words):
+        self.inside += 1
+        assert self.inside == 1
+        self.batches.append([sample.id for sample in samples])
+        self.words += words
+        found = super().segment_batch(images, samples, words)
+        time.sleep(0.005)
+        self.inside -= 1
+        if set(self.batches[-1]) & set(self.chokes_on):
+            raise MemoryError("too large")
+        return found
+
+
+def test_batches_and_threads_change_nothing(samples, tmp_path):
+    alone = make_masks(samples, Red(), "bird", tmp_path / "one", workers=1)
+    segmenter = Batched()
+    together = make_masks(samples, segmenter, "bird", tmp_path / "two", workers=3, device="cuda:7")
+    assert sorted(map(len, segmenter.batches)) == [2, 4]
+    assert {frozenset(batch) for batch in segmenter.batches} == {
+        frozenset(f"a/{n}.png" for n in range(4)),
+        frozenset(f"a/{n}.png" for n in range(4, 6)),
+    }
+    assert segmenter.loads == ["cuda:7", "unloaded"]
+    assert stored_masks(tmp_path / "one") == stored_masks(tmp_path / "two")
+    assert {**alone.report(), "seconds": 0} == {**together.report(), "seconds": 0}
+    again = Batched()
+    make_masks(samples, again, "bird", tmp_path / "two", workers=3)
+    assert (again.batches, again.loads) == ([], [])
+
+
+def test_one_call_ends_before_the_next_begins(tmp_path):
+    samples = [planted(tmp_path, n, rectangle((4, 4), 0, 0, 2, 2)) for n in range(40)]
+    make_masks(samples, segmenter := Batched(), "bird", tmp_path / "store", workers=8)
+    assert len(segmenter.batches) == 10
+
+
+def test_an_image_that_fails_in_a_batch_costs_no_other(samples, tmp_path, caplog):
+    segmenter = Batched(chokes_on={"a/1.png"})
+    samples[2].path.write_bytes(b"no image")
+    with pytest.raises(RuntimeError, match=r"2 of 6 images .*\n.*1\.png: MemoryError: too large\n.*2\.png: ImageError"):
+        make_masks(samples, segmenter, "bird", tmp_path / "store", workers=1)
+    assert segmenter.batches == [
+        ["a/0.png", "a/1.png", "a/3.png"],
+        ["a/0.png"],
+        ["a/1.png"],
+        ["a/3.png"],
+        ["a/4.png", "a/5.png"],
+    ]
+    assert "3 images together failed" in caplog.text
+    assert segmenter.loads == ["cpu", "unloaded"]
+    again = Batched()
+    with pytest.raises(RuntimeError, match="1 of 6"):
+        make_masks(samples, again, "bird", tmp_path / "store", workers=1)
+    assert again.batches == [["a/1.png"]]
+
+
+def test_class_names_reach_those_that_read_them_and_count_for_them_alone(samples, tmp_path):
+    mixed = [replace(sample, label=label) for sample, label in zip(samples, (0, 1, (0,), (0, 1), 1, 0), strict=True)]
+    segmenter, gulls = Batched(), ["tern", "gull"]
+    make_masks(mixed, segmenter, "bird", tmp_path / "store", workers=1, classes=gulls)
+    assert segmenter.words == [Words("bird", name) for name in ("tern", "gull", "tern", "", "gull", "tern")]
+    again = Batched()
+    make_masks(mixed, again, "bird", tmp_path / "store", workers=1, classes=["tern", "goose"])
+    assert [name for batch in again.batches for name in batch] == ["a/1.png", "a/4.png"]
+    blind = Red()
+    keys = [make_masks(mixed, blind, "bird", tmp_path / "store", 1, classes=names) for names in ((), gulls)]
+    assert len(blind.asked) == 6
+    assert [keys[0].key(name) for name in keys[0]] == [keys[1].key(name) for name in keys[1]]
+    assert keys[0].key("a/0.png") == mask_key(mixed[0], "bird")
+
+
+def test_equal_images_are_segmented_once(samples, tmp_path):
+    twins = [*samples, *(replace(sample, id=f"b/{n}.png") for n, sample in enumerate(samples))]
+    masks = make_masks(twins, segmenter := Red(), "bird", tmp_path / "store", workers=4)
+    assert len(segmenter.asked) == 6
+    assert len(masks) == 12
+    assert (masks["a/3.png"] == masks["b/3.png"]).all()
+
+
+def test_runs_that_start_together_do_the_work_once(samples, tmp_path):
+    segmenters = [Red(wait=0.02) for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        results = list(
+            pool.map(lambda one: make_masks(samples, one, "bird", tmp_path / "store", workers=2), segmenters)
+        )
+    assert sorted(len(one.asked) for one in segmenters) == [0, 0, 6]
+    assert all(masks["a/2.png"].sum() == 20 for masks in results)
+
+
+def test_a_finished_store_is_read_where_nothing_can_be_written(samples, tmp_path, monkeypatch):
+    make_masks(samples, Red(), "bird", tmp_path / "store", workers=1)
+
+    def refuse(path):
+        raise PermissionError(path)
+
+    monkeypatch.setattr(masks_module, "FileLock", refuse)
+    assert len(make_masks(samples, Red(), "bird", tmp_path / "store", workers=1)) == 6
+    with pytest.raises(PermissionError):
+        make_masks(samples, Red(), "plane", tmp_path / "store", workers=1)
+
+
 def test_a_failing_image_is_named_and_costs_no_other(samples, tmp_path):
     good = samples[2].path.read_bytes()
     samples[2].path.write_bytes(b"no image")
@@ -208,10 +328,12 @@ def test_an_interrupted_run_stops_soon_and_keeps_what_it_made(tmp_path, monkeypa
     samples = [planted(tmp_path, n, rectangle((4, 4), 0, 0, 2, 2)) for n in range(60)]
 
     def interrupted(items, total, description):
-        yield next(iter(items))
-        raise KeyboardInterrupt
+        for item in items:
+            yield item
+            if description == "segmenting":
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(masks_module, "track", interrupted)
+    monkeypatch.setattr(threads_module, "track", interrupted)
     segmenter = Red(wait=0.02)
     with pytest.raises(KeyboardInterrupt):
         make_masks(samples, segmenter, "bird", tmp_path / "store", workers=2)

@@ -14,7 +14,9 @@ from genaug.data.reading import read_image, read_mask
 from genaug.functional.masks import iou, mask_box
 from genaug.segmentation.annotated import Annotated
 from genaug.segmentation.grabcut import GrabCut, box_ellipse, centred_box
+from genaug.segmentation.grounded_sam import GroundedSAM
 from genaug.segmentation.masks import make_masks
+from genaug.segmentation.sam3 import SAM3
 from genaug.segmentation.u2net import U2Net, network_input
 
 ROOT = Path(__file__).parents[2]
@@ -210,7 +212,16 @@ def test_a_fingerprint_follows_class_settings_and_weights_but_not_speed(tmp_path
     assert U2Net(first, threads=2).fingerprint == U2Net(second).fingerprint
 
 
-@pytest.mark.parametrize(("name", "kind"), [("annotated", Annotated), ("grabcut", GrabCut), ("u2net", U2Net)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("annotated", Annotated),
+        ("grabcut", GrabCut),
+        ("u2net", U2Net),
+        ("grounded_sam", GroundedSAM),
+        ("sam3", SAM3),
+    ],
+)
 def test_yaml_gives_the_class_its_defaults(name, kind, tmp_path):
     arguments = yaml.safe_load((ROOT / "conf" / "segmenter" / f"{name}.yaml").read_text())
     assert arguments.pop("_target_") == f"{kind.__module__}.{kind.__qualname__}"

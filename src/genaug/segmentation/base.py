@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,18 +32,38 @@ class Segmentation:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What an image shows, for segmenters that read.
+
+    Attributes:
+        superclass: A word that is true of every image ("bird").
+        class_name: The class of this image ("water ouzel"); empty where it has none or several.
+    """
+
+    superclass: str
+    class_name: str = ""
+
+
 class Segmenter(ABC):
     """Finds the object that an image is about.
 
-    Building one is cheap: arguments are checked and files looked for; a model is loaded by the first image. One
-    instance is used from several threads at once, and what it finds in an image depends on nothing but the image, the
-    sample, the prompt and :attr:`settings`.
+    Building one is cheap: arguments are checked and files looked for; a model is loaded by :meth:`load` or the first
+    image. What is found in an image depends on nothing but the image, the sample, the words and :attr:`settings`:
+    neither on the device nor on the other images of a batch, rounding apart. One instance is used from several threads
+    at once, unless it is ``serial``.
 
     Attributes:
         weights: Model file, where there is one.
+        batch_size: How many images are asked for at once, at most.
+        serial: Whether one call must end before the next begins: one model on one device.
+        reads_class: Whether a mask can depend on the name of the image's class.
     """
 
     weights: Path | None = None
+    batch_size: int = 1
+    serial: bool = False
+    reads_class: bool = False
 
     @property
     @abstractmethod
@@ -60,11 +80,31 @@ class Segmenter(ABC):
             prompt: What the image shows, in a word ("bird"), for segmenters that read.
         """
 
+    def segment_batch(
+        self, images: Sequence[np.ndarray], samples: Sequence[Sample], words: Sequence[Words]
+    ) -> list[Segmentation]:
+        """Find the object of each of up to :attr:`batch_size` images, which may differ in size; see :meth:`segment`."""
+        return [
+            self.segment(image, sample, word.superclass)
+            for image, sample, word in zip(images, samples, words, strict=True)
+        ]
+
+    def load(self, device: str) -> None:  # noqa: B027 - without a model there is nothing to load
+        """Load the model onto ``device`` ("cpu", "cuda:1"); the second time nothing happens."""
+
+    def unload(self) -> None:  # noqa: B027
+        """Give the model's memory back; what comes next loads it again."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """All model files that a mask depends on."""
+        return () if self.weights is None else (self.weights,)
+
     @cached_property
     def fingerprint(self) -> str:
-        """Class name and a hash of class, settings and model file: the name of a folder of masks."""
+        """Class name and a hash of class, settings and model files: the name of a folder of masks."""
         parts = [type(self).__module__, type(self).__qualname__, json.dumps(dict(self.settings), sort_keys=True)]
-        if self.weights is not None:
-            with self.weights.open("rb") as file:
+        for path in self.files:
+            with path.open("rb") as file:
                 parts.append(hashlib.file_digest(file, "blake2b").hexdigest())
         return f"{type(self).__name__}-{content_key(*parts)[:16]}"

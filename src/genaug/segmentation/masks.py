@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
+from traceback import clear_frames
 from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 
-from genaug.console import track
 from genaug.data.base import Box, Sample
 from genaug.data.reading import read_image, read_mask
 from genaug.functional.masks import coverage, iou, keep_inside
-from genaug.segmentation.base import Segmentation, Segmenter
+from genaug.segmentation.base import Segmentation, Segmenter, Words
 from genaug.synthesis.store import Store, content_key
+from genaug.threads import in_threads
+
+log = logging.getLogger(__name__)
 
 #: Share of the image above which a mask leaves hardly any background.
 NEAR_FULL = 0.95
@@ -44,11 +51,28 @@ def decode_mask(data: bytes) -> np.ndarray:
     return image > 0
 
 
-def mask_key(sample: Sample, prompt: str) -> str:
-    """Hash of all that a mask and its record are made from, the segmenter apart: file contents, box and prompt."""
+def mask_key(sample: Sample, prompt: str, class_name: str = "") -> str:
+    """Hash of all that a mask and its record are made from, the segmenter apart: file contents, box and words.
+
+    Args:
+        sample: Which image.
+        prompt: What all images show.
+        class_name: What this one shows, where the segmenter reads it; empty otherwise.
+    """
     truth = b"" if sample.mask is None else sample.mask.read_bytes()
     box = None if sample.box is None else [float(value) for value in sample.box]
-    return content_key(sample.path.read_bytes(), json.dumps(box), truth, prompt)
+    words = [prompt, class_name] if class_name else [prompt]
+    return content_key(sample.path.read_bytes(), json.dumps(box), truth, *words)
+
+
+def class_name(sample: Sample, classes: Sequence[str]) -> str:
+    """Name of the sample's class; empty where it has several, or ``classes`` is.
+
+    >>> class_name(Sample("1.png", Path("1.png"), 1), ["gull", "tern"])
+    'tern'
+    """
+    labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
+    return classes[labels[0]] if classes and len(labels) == 1 else ""
 
 
 def inside_box(found: Segmentation, box: Box | None) -> tuple[np.ndarray, str]:
@@ -65,16 +89,14 @@ def inside_box(found: Segmentation, box: Box | None) -> tuple[np.ndarray, str]:
     return inside, found.note
 
 
-def _make(sample: Sample, segmenter: Segmenter, prompt: str) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """File and record of one mask."""
-    image = read_image(sample.path, channels=3)
-    started = perf_counter()
-    found = segmenter.segment(image, sample, prompt)
-    seconds = perf_counter() - started
-    if found.mask.dtype != bool or found.mask.shape != image.shape[:2]:
+def _record(
+    found: Segmentation, sample: Sample, segmenter: Segmenter, shape: tuple[int, ...], seconds: float
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """File and record of one mask of an image of ``shape``."""
+    if found.mask.dtype != bool or found.mask.shape != shape:
         raise ValueError(
             f"{type(segmenter).__name__} made a mask of {found.mask.dtype} {found.mask.shape}, "
-            f"a bool mask of {image.shape[:2]} is needed"
+            f"a bool mask of {shape} is needed"
         )
     mask, note = inside_box(found, sample.box)
     record = {
@@ -86,6 +108,69 @@ def _make(sample: Sample, segmenter: Segmenter, prompt: str) -> tuple[dict[str, 
         "seconds": seconds,
     }
     return {"mask.png": encode_mask(mask)}, record
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A mask to make."""
+
+    key: str
+    sample: Sample
+    words: Words
+
+
+class _Maker:
+    """Makes the masks of batches of images; several threads may call it."""
+
+    def __init__(self, segmenter: Segmenter, store: Store) -> None:
+        self.segmenter, self.store = segmenter, store
+        self._turn = Lock() if segmenter.serial else nullcontext()
+
+    def __call__(self, batch: Sequence[_Job]) -> dict[str, Exception]:
+        """Make and keep the masks of ``batch``; what went wrong comes back by key, and costs no other mask."""
+        failed: dict[str, Exception] = {}
+        jobs, images = [], []
+        for job in batch:
+            try:
+                images.append(read_image(job.sample.path, channels=3))
+                jobs.append(job)
+            except Exception as error:
+                failed[job.key] = error
+        try:
+            found, seconds = self._segment(jobs, images)
+        except Exception as error:
+            # Its frames hold what the model was computing: on a full device nothing else would find room.
+            clear_frames(error.__traceback__)
+            together = error
+        else:
+            return failed | self._keep(jobs, images, found, seconds)
+        if len(jobs) == 1:
+            return {**failed, jobs[0].key: together}
+        log.warning("segmenting %d images together failed, now one at a time: %s", len(jobs), together)
+        for job in jobs:
+            failed |= self([job])
+        return failed
+
+    def _keep(
+        self, jobs: Sequence[_Job], images: Sequence[np.ndarray], found: Sequence[Segmentation], seconds: float
+    ) -> dict[str, Exception]:
+        """Store what was found; what went wrong comes back by key."""
+        failed: dict[str, Exception] = {}
+        for job, image, one in zip(jobs, images, found, strict=True):
+            try:
+                self.store.add(job.key, *_record(one, job.sample, self.segmenter, image.shape[:2], seconds))
+            except Exception as error:
+                failed[job.key] = error
+        return failed
+
+    def _segment(self, jobs: Sequence[_Job], images: Sequence[np.ndarray]) -> tuple[list[Segmentation], float]:
+        """What was found, and the seconds that it took an image."""
+        if not jobs:
+            return [], 0.0
+        with self._turn:
+            started = perf_counter()
+            found = self.segmenter.segment_batch(images, [job.sample for job in jobs], [job.words for job in jobs])
+            return found, (perf_counter() - started) / len(jobs)
 
 
 class Masks(Mapping[str, np.ndarray]):
@@ -141,18 +226,30 @@ class Masks(Mapping[str, np.ndarray]):
         }
 
 
-def make_masks(samples: Sequence[Sample], segmenter: Segmenter, prompt: str, folder: Path, workers: int) -> Masks:
+def make_masks(
+    samples: Sequence[Sample],
+    segmenter: Segmenter,
+    prompt: str,
+    folder: Path,
+    workers: int,
+    classes: Sequence[str] = (),
+    device: str = "cpu",
+) -> Masks:
     """Segment every sample whose mask is not yet there, several at a time.
 
-    The masks do not depend on ``workers``. An image that fails does not stop the others: it is reported at the end,
-    and running again tries only the failed ones.
+    The masks do not depend on ``workers``, nor on the images that share a batch. An image that fails does not stop the
+    others: it is reported at the end, and running again tries only the failed ones. Processes that start together do
+    the work once: the first makes the masks, the others wait and find them.
 
     Args:
         samples: What to segment.
-        segmenter: How.
+        segmenter: How. Its model is loaded when a mask is missing, and given up at the end.
         prompt: What the images show, in a word; see :attr:`Dataset.superclass`.
         folder: Folder of all masks; those of this segmenter go to ``folder/<fingerprint>/``.
-        workers: Threads; OpenCV and onnxruntime let each other run.
+        workers: Threads; OpenCV, onnxruntime and torch let each other run. While one waits for a model, another reads
+            and writes.
+        classes: Names of the classes, a label is an index into it; for segmenters that read them.
+        device: Where a segmenter that has a choice computes: "cpu", "cuda:1".
 
     Raises:
         ValueError: ``workers`` is below 1.
@@ -160,23 +257,41 @@ def make_masks(samples: Sequence[Sample], segmenter: Segmenter, prompt: str, fol
     """
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
-    store = Store(Path(folder) / segmenter.fingerprint)
+    root = Path(folder) / segmenter.fingerprint
 
-    def one(sample: Sample) -> str:
-        key = mask_key(sample, prompt)
-        if key not in store:
-            store.add(key, *_make(sample, segmenter, prompt))
-        return key
+    def job(sample: Sample) -> _Job:
+        words = Words(prompt, class_name(sample, classes) if segmenter.reads_class else "")
+        return _Job(mask_key(sample, prompt, words.class_name), sample, words)
 
-    pool = ThreadPoolExecutor(workers)
+    named = in_threads(job, samples, workers, "looking for masks")
+    jobs = [done.result() for done in named if done.exception() is None]
+    store, failed = Store(root), {}
+    if any(one.key not in store for one in jobs):
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".lock"):
+            store = Store(root)  # another process may have made them while this one waited
+            failed = _make_missing(jobs, segmenter, store, workers, device)
+    outcomes = [done.exception() or failed.get(done.result().key) for done in named]
+    _raise_failures(list(zip(samples, outcomes, strict=True)))
+    return Masks(store, {one.sample.id: one.key for one in jobs})
+
+
+def _make_missing(
+    jobs: Sequence[_Job], segmenter: Segmenter, store: Store, workers: int, device: str
+) -> dict[str, Exception]:
+    """Make the masks that ``store`` has not, each once; returns what went wrong by key."""
+    missing = list({job.key: job for job in jobs if job.key not in store}.values())
+    if not missing:
+        return {}
+    size = segmenter.batch_size
+    batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+    segmenter.load(device)
     try:
-        futures = [pool.submit(one, sample) for sample in samples]
-        for _ in track(as_completed(futures), total=len(futures), description="segmenting"):
-            pass
+        title = "segmenting" if size == 1 else f"segmenting, {size} images at once"
+        done = in_threads(_Maker(segmenter, store), batches, workers, title)
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupted run waits for the images in work only
-    _raise_failures([(sample, future.exception()) for sample, future in zip(samples, futures, strict=True)])
-    return Masks(store, {sample.id: future.result() for sample, future in zip(samples, futures, strict=True)})
+        segmenter.unload()
+    return {key: error for one in done for key, error in one.result().items()}
 
 
 def _raise_failures(outcomes: Sequence[tuple[Sample, BaseException | None]]) -> None:
