@@ -1,0 +1,106 @@
+"""The contract of everything that makes images from words or from other images."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from genaug.synthesis.store import content_key
+
+Call = Literal["text_to_image", "image_to_image", "inpaint"]
+
+
+class Generator(ABC):
+    """Makes images; one load serves all calls.
+
+    Building one is cheap: arguments are checked and local files looked for. Weights are loaded by :meth:`load`, onto
+    the device it names. An image depends on its own prompt, seed and inputs, not on the others of its batch.
+
+    All images are ``(H, W, 3)`` uint8 RGB. An entry of an answer is ``None`` where the model gave NaN or infinity.
+
+    Attributes:
+        batch_size: How many images are asked for at once, at most.
+        calls: Which of the three calls it offers; the others raise ``NotImplementedError``.
+    """
+
+    batch_size: int = 1
+    calls: tuple[Call, ...] = ("text_to_image", "image_to_image", "inpaint")
+
+    @property
+    @abstractmethod
+    def settings(self) -> Mapping[str, Any]:
+        """JSON values of every argument that changes an image, the weights among them; not those of speed alone."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Class name and a hash of class and settings: part of the name of every image that is made."""
+        parts = [type(self).__module__, type(self).__qualname__, json.dumps(dict(self.settings), sort_keys=True)]
+        return f"{type(self).__name__}-{content_key(*parts)[:16]}"
+
+    def load(self, device: str) -> None:  # noqa: B027 - a generator without weights has nothing to load
+        """Load the weights onto ``device`` ("cpu", "cuda:1"); the second time nothing happens."""
+
+    @abstractmethod
+    def size_for(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels that a picture for a place of ``height`` x ``width`` is made at.
+
+        The nearest size the model takes; the aspect is kept as well as its steps allow.
+        """
+
+    @abstractmethod
+    def denoiser_steps(self, call: Call, strength: float = 1.0) -> int:
+        """Denoiser steps one image costs (a step with guidance counts once); known without loading anything."""
+
+    @abstractmethod
+    def start_timestep(self, call: Call, strength: float = 1.0) -> int | None:
+        """Training timestep the denoising really starts at, of ``num_train_timesteps``; None where there is none."""
+
+    def text_to_image(
+        self, prompts: Sequence[str], seeds: Sequence[int], size: tuple[int, int]
+    ) -> list[np.ndarray | None]:
+        """Make an image for each prompt.
+
+        Args:
+            prompts: One an image.
+            seeds: One an image.
+            size: Height and width, as :meth:`size_for` gives them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} makes no images from text")
+
+    def image_to_image(
+        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], strength: float
+    ) -> list[np.ndarray | None]:
+        """Edit each image (SDEdit): noise it to ``strength`` and denoise it with its prompt.
+
+        Args:
+            images: All of one size; each comes back at that size.
+            prompts: One an image.
+            seeds: One an image.
+            strength: Noise level in (0, 1]: the share of the training timesteps at which denoising starts.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not edit images")
+
+    def inpaint(
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        strength: float = 1.0,
+    ) -> list[np.ndarray | None]:
+        """Repaint the part of each image that its mask covers.
+
+        Args:
+            images: All of one size; each comes back at that size.
+            masks: ``(H, W)`` bool each, True where the image is to be repainted; every other pixel comes back as it
+                was.
+            prompts: One an image.
+            seeds: One an image.
+            strength: Noise level in (0, 1], as in :meth:`image_to_image`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not inpaint")
