@@ -5,13 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytorch_lightning as pl
-
 from genaug.synthesis.image_store import ImageStore
-from genaug.synthesis.runner import Runner
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.renderers import Noise, noise_jobs  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))
+from renderers import Noise, noise_jobs, runner_in  # noqa: E402
 
 
 class Telling(Noise):
@@ -28,9 +25,5 @@ class Telling(Noise):
 
 if __name__ == "__main__":
     folder, log, count, slow = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
     store = ImageStore(folder, {"made_by": "noise"})
-    Runner(trainer, folder.parent).run(noise_jobs(count), Telling(log, slow), store, "noise")
+    runner_in(folder.parent).run(noise_jobs(count), Telling(log, slow), store, "noise")

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pytorch_lightning as pl
 
 from genaug.synthesis.jobs import Job
+from genaug.synthesis.runner import Runner
+
+
+def runner_in(folder: Path, retries: int = 2) -> Runner:
+    """A runner on one CPU; ``folder`` is where speeds are kept."""
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    return Runner(trainer, folder, retries)
 
 
 class Noise:

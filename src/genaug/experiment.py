@@ -21,7 +21,6 @@ from typing import Any
 import cv2
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -38,13 +37,16 @@ from genaug.losses import SoftBCE
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
 from genaug.mixing.base import Mixer
-from genaug.reports.tables import show_run
+from genaug.reports.tables import show_run, show_stages
 from genaug.seeding import derive
+from genaug.synthesis.jobs import Stage
+from genaug.synthesis.runner import Runner, check_writable
 from genaug.synthesis.store import write_atomically
 
 log = logging.getLogger(__name__)
 
 RESULTS, SELECTION, STAGES, CHECKPOINTS = "results.json", "selection.json", "stages.json", "checkpoints"
+SHEET = "synthesis.png"
 BEST, LAST, FINAL = "best", "last", "final"
 
 #: How often, in a run, the held-out part is looked at and a checkpoint is written.
@@ -126,12 +128,17 @@ def run(cfg: DictConfig) -> float | None:
         WrongValue: a value, or a combination of values, cannot be used; raised before the first expensive step.
     """
     hide_meant_warnings()
+    if cfg.stage == "train_generator":
+        from genaug.generation.training import train_generator
+
+        log.info("the trained generator: %s", train_generator(cfg))
+        return None
     # Work is spread over images; and a loader process, forked while OpenCV has threads of its own, can wait for them
     # for ever.
     cv2.setNumThreads(0)
     folder, cost = Path(cfg.paths.output), Cost()
     clock = Clock(folder / STAGES)
-    if cfg.stage == "all" and (folder / RESULTS).exists():
+    if cfg.stage == "all" and not cfg.plan_only and (folder / RESULTS).exists():
         log.info("This configuration has been run already: %s (delete the folder to run it again)", folder)
         results = json.loads((folder / RESULTS).read_text())
         show_run(results, folder)
@@ -140,15 +147,18 @@ def run(cfg: DictConfig) -> float | None:
         pieces = Pieces.build(cfg)
     with clock.stage("data"), input_checks():
         splits = choose_splits(pieces.dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
-    trainer = build_trainer(cfg, len(splits["train"]), "val" in splits, cost)
-    if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, network_threads(cfg.loader.num_workers) // trainer.world_size))
-    if trainer.is_global_zero:
-        save_config(cfg, folder)
-    made = synthesize(cfg, pieces, splits["train"], clock)
+    if cfg.plan_only:
+        with input_checks():
+            show_stages(plan(cfg, pieces, splits["train"]), Path(cfg.paths.stores))
+        return None
+    runner = build_runner(cfg)
+    made = synthesize(cfg, pieces, splits["train"], clock, runner)
     if cfg.stage == "synthesize":
         return None
     data = build_data(cfg, pieces, splits, made)
+    trainer = build_trainer(cfg, data, cost)
+    if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, network_threads(cfg.loader.num_workers) // trainer.world_size))
     classifier = build_classifier(cfg, pieces, data)
     if cfg.stage != "evaluate":
         with clock.stage("train"):
@@ -169,12 +179,43 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
 
 
-def build_trainer(cfg: DictConfig, images: int, has_val: bool, cost: Cost) -> pl.Trainer:
+def plan(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample]) -> list[Stage]:
+    """What the offline stage would do."""
+    if pieces.method.synthesis is None:
+        return []
+    return pieces.method.synthesis.plan(samples, pieces.dataset, Path(cfg.paths.stores))
+
+
+def build_runner(cfg: DictConfig) -> Runner:
+    """Offline work on the devices that training runs on; in full precision, for a generator chooses its own."""
+    trainer = instantiate(
+        cfg.trainer, precision="32-true", max_epochs=1, max_steps=-1, logger=False, enable_checkpointing=False
+    )
+    if trainer.is_global_zero:
+        save_config(cfg, Path(cfg.paths.output))
+    return Runner(trainer, Path(cfg.paths.stores))
+
+
+def synthesize(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample], clock: Clock, runner: Runner) -> Made | None:
+    """The method's offline stage; what is there already is not made again."""
+    if pieces.method.synthesis is None:
+        return None
+    stores = Path(cfg.paths.stores)
+    with input_checks():
+        check_writable(stores)
+    with clock.stage("synthesize"):
+        made = pieces.method.synthesis.make(samples, pieces.dataset, stores, pieces.crop.side, runner)
+    log.info("made: %s", made.report())
+    if runner.trainer.is_global_zero:
+        made.sheet(Path(cfg.paths.output) / SHEET)
+    return made
+
+
+def build_trainer(cfg: DictConfig, data: DataModule, cost: Cost) -> pl.Trainer:
     """The trainer with its loggers and callbacks; it looks at the held-out part :data:`LOOKS` times in a run."""
     folder = Path(cfg.paths.output) / CHECKPOINTS
-    epochs = cfg.trainer.max_epochs
-    if cfg.trainer.max_steps > 0:  # a budget in steps takes the place of one in epochs
-        epochs = -(-cfg.trainer.max_steps // max(1, images // cfg.recipe.batch_size))
+    steps, each = total_steps(cfg, data), steps_of_epoch(cfg, len(data.train_source))
+    epochs = -(-steps // each)
     every = max(1, epochs // LOOKS)
     last = ModelCheckpoint(
         folder, LAST, every_n_epochs=every, save_on_train_epoch_end=True, enable_version_counter=False
@@ -184,31 +225,35 @@ def build_trainer(cfg: DictConfig, images: int, has_val: bool, cost: Cost) -> pl
     )
     return instantiate(
         cfg.trainer,
-        max_epochs=-1 if cfg.trainer.max_steps > 0 else epochs,
+        max_epochs=-1 if steps % each else epochs,
+        max_steps=steps if steps % each else -1,
         check_val_every_n_epoch=every,
         logger=[instantiate(one) for one in cfg.logger.values()] if cfg.logger else False,
-        callbacks=[cost, *(instantiate(one) for one in cfg.callbacks.values()), *([best] if has_val else []), last],
+        callbacks=[
+            cost,
+            *(instantiate(one) for one in cfg.callbacks.values()),
+            *([best] if "val" in data.splits else []),
+            last,
+        ],
         default_root_dir=cfg.paths.output,
     )
 
 
-def total_steps(cfg: DictConfig, images: int) -> int:
-    """Optimizer steps of the whole training: the budget in steps, or that of the epochs."""
+def steps_of_epoch(cfg: DictConfig, images: int) -> int:
+    """Optimizer steps of an epoch; a last batch that would not be full is left out."""
+    return max(1, images // cfg.recipe.batch_size)
+
+
+def total_steps(cfg: DictConfig, data: DataModule) -> int:
+    """Optimizer steps of the whole training: ``trainer.max_steps``, or the recipe's epochs.
+
+    With ``budget=steps`` the epochs are those of plain training, so that a method which adds images gets no more steps
+    than one which does not; with ``budget=epochs`` they are those of the enlarged set.
+    """
     if cfg.trainer.max_steps > 0:
         return cfg.trainer.max_steps
-    return cfg.trainer.max_epochs * max(1, images // cfg.recipe.batch_size)
-
-
-def synthesize(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample], clock: Clock) -> Made | None:
-    """The method's offline stage; what is there already is not made again."""
-    if pieces.method.synthesis is None:
-        return None
-    stores = Path(cfg.paths.stores)
-    stores.mkdir(parents=True, exist_ok=True)
-    with clock.stage("synthesize"), FileLock(stores / ".lock"):  # ranks that start together must not all do the work
-        made = pieces.method.synthesis.make(samples, pieces.dataset, stores, pieces.crop.side)
-    log.info("made: %s", made.report())
-    return made
+    images = len(data.splits["train"]) if cfg.budget == "steps" else len(data.train_source)
+    return cfg.trainer.max_epochs * steps_of_epoch(cfg, images)
 
 
 def build_data(
@@ -236,7 +281,7 @@ def build_classifier(cfg: DictConfig, pieces: Pieces, data: DataModule) -> Class
         loss=pieces.loss,
         optimizer=pieces.optimizer,
         schedule=pieces.schedule,
-        steps=total_steps(cfg, len(data.train_source)),
+        steps=total_steps(cfg, data),
         metric=lambda: metric_for(pieces.dataset),
         test_names=data.test_names,
         channels=pieces.dataset.channels,
@@ -306,6 +351,7 @@ def collect(
     return {
         "dataset": pieces.dataset.name,
         "method": pieces.method.name,
+        "scale": pieces.method.scale,
         "overrides": task_overrides(),
         "seed": cfg.seed,
         "config": config_hash(cfg),
@@ -317,8 +363,9 @@ def collect(
         },
         "scores": {name: named(values, pieces.dataset.groups) for name, values in classifier.results().items()},
         "images": {name: len(samples) for name, samples in data.splits.items()},
+        "train_images": len(data.train_source),
         "classes": len(pieces.dataset.classes),
-        "steps": total_steps(cfg, len(data.train_source)),
+        "steps": total_steps(cfg, data),
         "batch_size": cfg.recipe.batch_size,
         "parameters": sum(parameter.numel() for parameter in pieces.model.parameters()),
         "made": made.report() if made else None,

@@ -18,14 +18,14 @@ from typing import Any
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-STAGES = ("all", "synthesize", "train", "evaluate")
-CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper")}
+STAGES = ("all", "synthesize", "train", "evaluate", "train_generator")
+CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper"), "budget": ("steps", "epochs")}
 
 #: What does not change a result: where files go, what is shown, and which part of the run is done now.
-NOT_IDENTITY = ("hydra", "paths", "logger", "callbacks", "stage", "loader")
+NOT_IDENTITY = ("hydra", "paths", "logger", "callbacks", "stage", "plan_only", "loader")
 
 #: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
-TOOLS = ("segmenter",)
+TOOLS = ("segmenter", "captioner", "generator")
 
 _PROCESS_GROUP = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

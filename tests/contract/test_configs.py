@@ -6,6 +6,7 @@ import ast
 import copy
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -19,11 +20,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from torch import nn
 
+from genaug.captioning.base import Captioner
 from genaug.data.base import Dataset
 from genaug.data.transforms import Crop
-from genaug.launch import NOT_IDENTITY, check_values, config_hash
+from genaug.generation.base import Generator
+from genaug.launch import NOT_IDENTITY, TOOLS, check_values, config_hash
 from genaug.methods.base import Method
 from genaug.mixing.base import Mixer
 from genaug.segmentation.base import Segmenter
@@ -62,6 +66,8 @@ def anywhere(tmp_path_factory) -> tuple[str, ...]:
     folder = tmp_path_factory.mktemp("configs")
     for weights in (yaml.get("weights") for _, yaml in raw("segmenter") if yaml.get("weights")):
         (folder / weights.removeprefix("${paths.models}/")).write_bytes(b"")
+    (folder / "gallery").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "gallery" / "one.png")
     places = ("data", "models", "cache", "stores", "runs", "output")
     return (*(f"paths.{name}={folder}" for name in places), f"dataset.root={folder}")
 
@@ -171,7 +177,15 @@ def test_methods(stem, anywhere):
 
 
 @pytest.mark.parametrize(
-    ("group", "kind"), [("mixer", Mixer), ("segmenter", Segmenter), ("crop", Crop), ("transform", nn.Module)]
+    ("group", "kind"),
+    [
+        ("mixer", Mixer),
+        ("segmenter", Segmenter),
+        ("captioner", Captioner),
+        ("generator", Generator),
+        ("crop", Crop),
+        ("transform", nn.Module),
+    ],
 )
 def test_small_parts(group, kind, anywhere):
     for stem in of_group(group):
@@ -222,7 +236,12 @@ def test_trainers(stem, anywhere):
 
 @pytest.mark.parametrize(
     ("folder", "group", "kind"),
-    [("mixing", "mixer", Mixer), ("segmentation", "segmenter", Segmenter), ("data", "dataset", Dataset)],
+    [
+        ("mixing", "mixer", Mixer),
+        ("segmentation", "segmenter", Segmenter),
+        ("captioning", "captioner", Captioner),
+        ("data", "dataset", Dataset),
+    ],
 )
 def test_each_module_has_a_yaml_of_its_name(folder, group, kind):
     found = 0
@@ -364,7 +383,10 @@ def test_what_does_not_change_a_result_does_not_change_the_name():
         "hydra.verbose=true",
         "seed=0",  # the default, said aloud
         "method=vanilla",
+        "plan_only=true",
         "segmenter=grabcut",  # which plain training has no use for
+        "captioner=smollm2",
+        "generator=sdxl",
     ]
     assert config_hash(composed(*overrides)) == config_hash(composed())
 
@@ -377,11 +399,12 @@ def test_the_environment_does_not_change_the_name(monkeypatch):
     assert config_hash(cfg) == config_hash(composed("dataset=cub", "segmenter=u2net"))
 
 
-@pytest.mark.parametrize("command", ["method=deda", "dataset=cub method=cutmix", "dataset=folder recipe=vit_finetune"])
+@pytest.mark.parametrize("command", ["method=deda", "method=aga", "dataset=cub method=cutmix"])
 def test_every_other_value_changes_the_name(command):
     tree = plain(composed(*command.split()))
     names = {config_hash(OmegaConf.create(tree))}
-    unused = () if "method=deda" in command else ("segmenter",)
+    # Tools that the method does not refer to.
+    unused = tuple(tool for tool in TOOLS if f"${{{tool}}}" not in json.dumps(tree))
     changed = [path for path, _ in leaves(tree) if path[0] not in NOT_IDENTITY + unused]
     for path in changed:
         other = copy.deepcopy(tree)
@@ -419,10 +442,15 @@ COMMANDS = [
     "method=deda method.view.p_aug=0.25",
     "method=deda method.view.size=[0.4,0.8]",
     "method=deda segmenter=grabcut",
+    "method=aga",
+    "method=aga method.scale=2",
+    "method=aga captioner=smollm2",
+    "method=aga generator=sdxl",
     "method=mixup",
     "method=mixup mixer=none",
     "mixer=mixup",
     "protocol=last",
+    "budget=epochs",
     "val_fraction=0.2",
     "model.width=16",
     "recipe.batch_size=16",

@@ -64,8 +64,10 @@ def store_records(stores: Path, kind: str = "*") -> list[str]:
 
 
 def without_seconds(records: list[str]) -> list[str]:
-    """How long an entry took may differ."""
-    return sorted(json.dumps(json.loads(record) | {"seconds": None}, sort_keys=True) for record in records)
+    """When an entry was made and how long it took may differ."""
+    return sorted(
+        json.dumps(json.loads(record) | {"seconds": None, "time": None}, sort_keys=True) for record in records
+    )
 
 
 def kill_when(enough: Callable[[], bool], *overrides: str, cwd: Path) -> None:

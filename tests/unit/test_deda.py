@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
+from renderers import runner_in
 from torch import nn
 
 from genaug.data.base import Sample
@@ -21,7 +22,8 @@ from genaug.segmentation.annotated import Annotated
 from genaug.synthesis.store import Store
 
 ROOT = Path(__file__).parents[2]
-BIRDS = SimpleNamespace(superclass="bird", channels=3)
+BIRDS = SimpleNamespace(superclass="bird", channels=3, classes=("a", "b", "c", "d"))
+RUNNER = runner_in(Path("stores"))
 
 # --- decoupling: green objects on scenes without any green ---------------------------------------------------------
 
@@ -204,7 +206,7 @@ def calls(monkeypatch) -> list[int]:
 
 def test_parts_are_those_of_their_samples(tmp_path):
     samples = photographs(tmp_path)
-    parts = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40)
+    parts = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
     for index, sample in enumerate(samples):
         mask = np.roll(blob(40, 50), index, axis=1)
         image = read_image(sample.path)
@@ -219,15 +221,15 @@ def test_parts_are_those_of_their_samples(tmp_path):
 
 def test_what_is_there_is_not_made_again(tmp_path, calls):
     samples = photographs(tmp_path)
-    Decouple(Annotated()).make(samples[:3], BIRDS, tmp_path / "stores", side=40)
+    Decouple(Annotated()).make(samples[:3], BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
     assert len(calls) == 3
-    Decouple(Annotated(), workers=3).make(samples, BIRDS, tmp_path / "stores", side=40)
+    Decouple(Annotated(), workers=3).make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
     assert len(calls) == 4
 
 
 def test_after_a_kill_only_the_entries_without_record_are_made(tmp_path, calls):
     samples = photographs(tmp_path)
-    first = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40)
+    first = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
     before = [(first.cdp(i), first.cip(i)) for i in range(4)]
     for file in (first.store.root / "records").glob("*.jsonl"):
         lines = [line for line in file.read_text().splitlines() if line]
@@ -235,7 +237,7 @@ def test_after_a_kill_only_the_entries_without_record_are_made(tmp_path, calls):
         torn = next(line for line in lines if json.loads(line)["key"] == first.keys[1])[:20]
         file.write_text("\n".join([*kept, torn]))
     del calls[:]
-    second = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40)
+    second = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
     assert len(calls) == 2
     for index, (cdp, cip) in enumerate(before):
         assert (second.cdp(index) == cdp).all()
@@ -247,23 +249,23 @@ def test_after_a_kill_only_the_entries_without_record_are_made(tmp_path, calls):
 )
 def test_other_settings_are_another_store(tmp_path, calls, settings, side):
     samples = photographs(tmp_path)
-    Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40)
-    Decouple(Annotated(), **settings).make(samples, BIRDS, tmp_path / "stores", side=side)
+    Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
+    Decouple(Annotated(), **settings).make(samples, BIRDS, tmp_path / "stores", side=side, runner=RUNNER)
     assert len(calls) == 8
 
 
 def test_masks_that_give_nothing_are_refused_with_their_count(tmp_path):
     samples = photographs(tmp_path, count=2)
     with pytest.raises(ValueError, match=r"masks of 2 images gave 0 objects and 2 scenes.*stores"):
-        Decouple(Annotated(), min_object=0.9).make(samples, BIRDS, tmp_path / "stores", side=40)
+        Decouple(Annotated(), min_object=0.9).make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
     with pytest.raises(ValueError, match=r"masks of 2 images gave 2 objects and 0 scenes"):
-        Decouple(Annotated(), min_scene=0.99).make(samples, BIRDS, tmp_path / "stores", side=40)
+        Decouple(Annotated(), min_scene=0.99).make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
 
 
 def test_grey_images_are_refused_before_anything_is_made(tmp_path, calls):
-    grey = SimpleNamespace(superclass="bird", channels=1)
+    grey = SimpleNamespace(superclass="bird", channels=1, classes=BIRDS.classes)
     with pytest.raises(ValueError, match="dataset.channels=1.*dataset.channels=3"):
-        Decouple(Annotated()).make(photographs(tmp_path), grey, tmp_path / "stores", side=40)
+        Decouple(Annotated()).make(photographs(tmp_path), grey, tmp_path / "stores", side=40, runner=RUNNER)
     assert not calls
     assert not (tmp_path / "stores").exists()
 
@@ -492,7 +494,7 @@ def test_labels_with_several_classes_are_mixed_by_area(tmp_path):
 @pytest.mark.parametrize("size", [(40, 50), (50, 40), (45, 45)])
 def test_original_placement_on_its_own_scene_gives_the_image_back(tmp_path, size):
     samples = photographs(tmp_path, size=size)
-    parts = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=min(size))
+    parts = Decouple(Annotated()).make(samples, BIRDS, tmp_path / "stores", side=min(size), runner=RUNNER)
     combined = view((Real(samples, 2), parts), p_aug=1.0, p_mix=0.0, cip="own", placement="original")
     for index, sample in enumerate(samples):
         image, _ = combined.draw(index, np.random.default_rng(0))
@@ -696,7 +698,7 @@ def test_the_rows_of_figure_9_run(tmp_path, row):
         cfg = compose("config", ["method=deda", "segmenter=grabcut", *overrides])
     method = instantiate(cfg.method)
     samples = photographs(tmp_path)
-    parts = method.synthesis.make(samples, BIRDS, tmp_path / "stores", side=40)
+    parts = method.synthesis.make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
     combined = method.view(Real(samples, 2), parts)
     assert all(image.shape[2] == 3 and label.sum() == pytest.approx(1) for image, label in draws(combined, 5))
     for text in overrides:

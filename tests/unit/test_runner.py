@@ -14,26 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
+from renderers import Noise, noise_jobs, runner_in
 
 from genaug.data.reading import read_image
 from genaug.seeding import derive
 from genaug.synthesis.gates import verdict
 from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.jobs import Job, chunks
-from genaug.synthesis.runner import Runner
 from genaug.synthesis.speeds import known_speed
-from tests.renderers import Noise, noise_jobs
 
 WORKER = Path(__file__).parents[1] / "noise_worker.py"
-
-
-def runner_in(folder: Path, retries: int = 2) -> Runner:
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
-    )  # fmt: skip
-    return Runner(trainer, folder, retries)
 
 
 @pytest.fixture
@@ -104,7 +94,18 @@ def test_a_larger_scale_makes_only_what_is_new(store, tmp_path):
     runner_in(tmp_path).run(noise_jobs(5, copies=1), Noise(), store, "noise")
     more = Noise()
     runner_in(tmp_path).run(noise_jobs(5, copies=3), more, store, "noise")
-    assert sorted(seed for batch in more.batches for seed in batch) == [200, 201, 202, 203, 204, 300, 301, 302, 303, 304]
+    assert sorted(seed for batch in more.batches for seed in batch) == [
+        200,
+        201,
+        202,
+        203,
+        204,
+        300,
+        301,
+        302,
+        303,
+        304,
+    ]
 
 
 def test_a_smaller_batch_makes_the_same_store(store, tmp_path):
@@ -303,7 +304,9 @@ def test_hugging_face_reads_the_store(store, tmp_path):
     datasets = pytest.importorskip("datasets")
     jobs = noise_jobs(3)
     runner_in(tmp_path).run(jobs, Noise(), store, "noise")
-    loaded = datasets.load_dataset("imagefolder", data_dir=str(store.root), split="train", cache_dir=str(tmp_path / "hf"))
+    loaded = datasets.load_dataset(
+        "imagefolder", data_dir=str(store.root), split="train", cache_dir=str(tmp_path / "hf")
+    )
     assert loaded["label"] == [0, 1, 0]
     assert loaded["sources"] == [["s000"], ["s001"], ["s002"]]
     for row, job in zip(loaded, jobs, strict=True):

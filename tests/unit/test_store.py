@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import time
 import os
+import time
 from pathlib import Path
 
 import numpy as np

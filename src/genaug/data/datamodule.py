@@ -73,14 +73,14 @@ class DataModule(pl.LightningDataModule):
         transform: torch.nn.Module,
         batch_size: int,
         seed: int,
-        view: Callable[[Source], Source] | None = None,
+        view: Callable[[RealImages], Source] | None = None,
         num_workers: int | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.splits, self.crop = dataset, splits, crop
         self.transform, self.batch_size, self.seed, self.num_workers = transform, batch_size, seed, num_workers
-        source: Source = self._real("train")
-        self.train_source = view(source) if view else source
+        real = self._real("train")
+        self.train_source: Source = view(real) if view else real
         self.test_names = ["test", *sorted(name for name in splits if name.startswith("ood_"))]
 
     def _real(self, split: str) -> RealImages:

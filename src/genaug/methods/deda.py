@@ -9,12 +9,12 @@ used with probability ``p_syn`` once the store has any.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
+from filelock import FileLock
 
 from genaug.console import track
 from genaug.data.base import Dataset, Sample
@@ -23,9 +23,13 @@ from genaug.data.reading import read_image
 from genaug.functional.composite import cut_out, paste, resize, resize_quickly, rotate, visible_areas
 from genaug.functional.masks import coverage, dilate, mask_box
 from genaug.functional.pushpull import fill_holes
+from genaug.pictures import save_sheet
 from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks
+from genaug.synthesis.jobs import Stage
+from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import Store, content_key
+from genaug.threads import thread_pool
 
 CipFrom = Literal["other_image", "other_class", "own"]
 Placement = Literal["random", "original"]
@@ -57,6 +61,20 @@ class Parts:
     def cip(self, index: int) -> np.ndarray:
         """Scene of sample ``index``: ``(H, W, 3)`` uint8, the object filled in."""
         return self.store.array(self.keys[index], "cip.npy")
+
+    def sheet(self, path: Path, count: int = 8) -> None:
+        """Write a picture of ``count`` objects and their scenes."""
+        both = np.flatnonzero(self.has_cdp & self.has_cip)
+        chosen = [int(index) for index in both[:: max(1, len(both) // count)][:count]]
+        images, texts = [], []
+        for index in chosen:
+            cdp = self.cdp(index)
+            flat = np.full((*cdp.shape[:2], 3), 255, np.uint8)
+            paste(flat, cdp, 0, 0)
+            images += [flat, self.cip(index)]
+            texts += ["object", "scene"]
+        if images:
+            save_sheet(images, texts, path, columns=2)
 
     def report(self) -> dict[str, Any]:
         """Mask quality, and how many images gave an object and a scene."""
@@ -99,7 +117,14 @@ class Decouple:
         self.segmenter, self.dilation = segmenter, dilation
         self.min_object, self.min_scene, self.workers = min_object, min_scene, workers
 
-    def make(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int) -> Parts:
+    def plan(self, samples: Sequence[Sample], dataset: Dataset, folder: Path) -> list[Stage]:
+        """See :class:`genaug.methods.base.Synthesis`."""
+        return [
+            Stage("masks", len(samples), note=self.segmenter.fingerprint),
+            Stage("decoupled images", len(samples)),
+        ]
+
+    def make(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int, runner: Runner) -> Parts:
         """Decouple ``samples``; what an earlier run made is kept.
 
         Args:
@@ -107,6 +132,7 @@ class Decouple:
             dataset: For the word the segmenter is given.
             folder: Of all stores.
             side: What training resizes to: a scene's short side and an object's long side need no more.
+            runner: Knows the device that masks are made on.
 
         Raises:
             ValueError: the images are grey, or no sample has a usable object or scene.
@@ -115,19 +141,12 @@ class Decouple:
             raise ValueError(
                 f"De-DA makes parts in RGB, and dataset.channels={dataset.channels}: set dataset.channels=3."
             )
-        masks = make_masks(samples, self.segmenter, dataset.superclass, folder / "masks", self.workers)
+        masks = make_masks(
+            samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
+        )
         settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
         store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, "decouple-2", *settings))
-        missing = [sample for sample in samples if masks.key(sample.id) not in store]
-
-        def one(sample: Sample) -> None:
-            image = read_image(sample.path)
-            files, record = self.decouple(image, masks[sample.id], side)
-            store.add(masks.key(sample.id), files, record)
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            for _ in track(pool.map(one, missing), total=len(missing), description="decoupling"):
-                pass
+        self._fill(store, samples, masks, side)
         parts = Parts(store, [masks.key(sample.id) for sample in samples], masks)
         if not parts.has_cdp.any() or not parts.has_cip.any():
             raise ValueError(
@@ -135,6 +154,21 @@ class Decouple:
                 f" and {parts.has_cip.sum()} scenes. Look at the masks in {folder / 'masks'}, or change the segmenter."
             )
         return parts
+
+    def _fill(self, store: Store, samples: Sequence[Sample], masks: Masks, side: int) -> None:
+        """Decouple what the store does not have; ranks that start together do not all do it."""
+
+        def one(sample: Sample) -> None:
+            image = read_image(sample.path)
+            files, record = self.decouple(image, masks[sample.id], side)
+            store.add(masks.key(sample.id), files, record)
+
+        store.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(store.root / ".lock"), thread_pool(self.workers) as pool:
+            store.refresh()
+            missing = [sample for sample in samples if masks.key(sample.id) not in store]
+            for _ in track(pool.map(one, missing), total=len(missing), description="decoupling"):
+                pass
 
     def decouple(self, image: np.ndarray, mask: np.ndarray, side: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Cut one image ``(H, W, 3)`` along ``mask`` ``(H, W)``.

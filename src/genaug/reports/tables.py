@@ -16,12 +16,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from genaug.reports.statistics import summarize
+from genaug.synthesis.jobs import Stage
+from genaug.synthesis.speeds import known_speed
 
 #: Overrides that do not tell one row of a comparison from another.
 _NOT_A_ROW = ("method=", "seed=", "stage=", "paths.", "loader.", "logger", "callbacks", "hydra")
 
 #: The cell of what was not measured.
 NOTHING = "–"
+
+#: So many prompts of a stage are printed with a plan.
+SHOWN_PROMPTS = 12
 
 Results = dict[str, Any]
 
@@ -57,6 +62,44 @@ def show_run(results: Results, folder: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def show_stages(stages: Sequence[Stage], stores: Path) -> None:
+    """Print what a method's offline stages will make, from which prompts, and how long it will take.
+
+    The time is known once this work has been done on this machine.
+    """
+    table = Table(title="what will be made", title_justify="left")
+    for column in ("stage", "number", "prompts", "denoiser steps", "time"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    console = Console()
+    for stage in stages:
+        speed = known_speed(stores, stage.speed_key) if stage.speed_key else None
+        time = NOTHING if speed is None else duration(speed * stage.count)
+        steps = f"{stage.steps:,}" if stage.steps else NOTHING
+        table.add_row(stage.name, f"{stage.count:,}", str(len(stage.prompts()) or NOTHING), steps, time)
+    if not stages:
+        console.print("This method makes nothing offline.")
+        return
+    console.print(table)
+    for stage in stages:
+        prompts = stage.prompts().most_common()
+        for prompt, count in prompts[:SHOWN_PROMPTS]:
+            console.print(f"  {count:5d} x {escape(prompt)}", highlight=False, soft_wrap=True)
+        if len(prompts) > SHOWN_PROMPTS:
+            console.print(f"  and {len(prompts) - SHOWN_PROMPTS} more prompts of {stage.name}", highlight=False)
+    console.print("Work that is done already is not done again; – is a time that is not known yet.", highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """A time for people.
+
+    >>> duration(42), duration(600), duration(9000)
+    ('42 s', '10 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def find_runs(folders: Sequence[Path]) -> list[Results]:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from genaug.synthesis.export import LAYOUTS
 from genaug.synthesis.image_store import DESCRIPTION, METADATA, ImageStore
 
 #: So many lines of a kind are printed.
 SHOWN = 10
+#: So many entries of a list.
+LISTED = 3
+#: Width of a page that no line fills.
+UNFOLDED = 10_000
+#: Columns of the list of stores.
+NUMBERS = ("images", "copies", "failed", "MB")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,16 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="genaug", description=__doc__)
+    parser = argparse.ArgumentParser(prog="genaug", description="Look after stores of made images.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def command(name: str, run: object, about: str) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=about, description=about)
         one.set_defaults(run=run)
         return one
 
     every = command("list", list_stores, "every store under a folder")
-    every.add_argument("stores", type=Path, nargs="?", default=Path(os.environ.get("GENAUG_STORES", "stores")))
+    usual = Path(os.environ.get("GENAUG_STORES", "stores"))
+    every.add_argument("stores", type=Path, nargs="?", default=usual, help=f"a folder; without one {usual}")
     inspect = command("inspect", inspect_store, "what a store holds, what made it and what it cost")
     inspect.add_argument("store", type=Path)
     verify = command("verify", verify_store, "read every image and compare it with its record")
@@ -47,68 +59,123 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", export_store, "copy a store into the layout of another program")
     export.add_argument("store", type=Path)
     export.add_argument("to", type=Path, help="new or empty folder")
-    export.add_argument("--layout", choices=sorted(LAYOUTS), default="imagefolder")
+    export.add_argument("--layout", choices=sorted(LAYOUTS), default="imagefolder", help="a folder a class, or tar files")
     export.add_argument("--copies", type=int, help="only so many images of each source")
     return parser
 
 
 def list_stores(asked: argparse.Namespace) -> int:
     """A line a store."""
-    found = sorted(file.parent for file in asked.stores.rglob(DESCRIPTION))
-    if not found:
+    roots = sorted(_stores_under(asked.stores))
+    if not roots:
         print(f"No stores of images under {asked.stores}.", file=sys.stderr)
         return 1
-    table = Table("store", "images", "failed", "MB")
-    for root in found:
-        store = ImageStore(root)
-        kept = list(store.kept())
-        size = sum(record["bytes"] for _, record in kept) / 1e6
-        table.add_row(str(root), str(len(kept)), str(len(store) - len(kept)), f"{size:.1f}")
-    Console(soft_wrap=True).print(table)
-    return 0
+    table = Table("store", "made by", *(Column(name, justify="right") for name in NUMBERS), box=SIMPLE_HEAD)
+    broken = []
+    for root in roots:
+        try:
+            table.add_row(escape(str(root)), *_summary(ImageStore(root)))
+        except ValueError as error:
+            broken.append(str(error))
+    _console().print(table)
+    for reason in broken:
+        print(reason, file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _stores_under(folder: Path) -> Iterator[Path]:
+    """Folders of stores; the many folders inside one are not looked through."""
+    for root, folders, files in os.walk(folder):
+        if DESCRIPTION in files:
+            folders.clear()
+            yield Path(root)
+
+
+def _summary(store: ImageStore) -> list[str]:
+    """What made a store, and its :data:`NUMBERS`."""
+    kept = [record for _, record in store.kept()]
+    copies = max((record["copy"] for record in kept), default=0)
+    size = sum(record["bytes"] for record in kept) / 1e6
+    made_by = escape(str(store.description.get("made_by", "")))
+    return [made_by, str(len(kept)), str(copies), str(len(store) - len(kept)), f"{size:.1f}"]
 
 
 def inspect_store(asked: argparse.Namespace) -> int:
     """Description, counts, prompts and cost of a store."""
-    store, console = ImageStore(asked.store), Console(highlight=False, soft_wrap=True)
+    store, console = ImageStore(asked.store), _console()
     records = [store[key] for key in store]
-    for name, value in store.description.items():
-        console.print(f"{name}: {value}", markup=False)
+    about = Table.grid(padding=(0, 2))
+    for name, value in _settings(store.description):
+        about.add_row(f"[bold]{escape(name)}", escape(value))
+    console.print(about)
     for title, counts in (
-        ("verdict", Counter(record["verdict"] for record in records)),
-        ("class", Counter(str(record.get("class", record["label"])) for record in records)),
-        ("copy", Counter(record["copy"] for record in records)),
-        ("prompt", Counter(record["prompt"] for record in records if record["prompt"])),
+        ("verdicts", Counter(record["verdict"] for record in records)),
+        ("classes", Counter(_class_of(record) for record in records)),
+        ("copies", Counter(record["copy"] for record in records)),
+        ("prompts", Counter(record["prompt"] for record in records if record["prompt"])),
     ):
-        console.print(f"{title}: {len(counts)} different")
+        console.print(f"\n[bold]{len(counts):,} {title}")
         for value, count in counts.most_common(SHOWN):
-            console.print(f"  {count:6d}  {value}", markup=False)
+            console.print(f"{count:8,d} x {escape(str(value))}")
+        if len(counts) > SHOWN:
+            console.print(f"{'':8} and {len(counts) - SHOWN:,} more")
     seconds = sum(record["seconds"] for record in records)
     steps = sum(record["denoiser_steps"] * record["attempts"] for record in records)
     speed = f", {len(records) / seconds:.2f} images/s" if seconds else ""
-    console.print(f"cost: {steps:,} denoiser steps, {seconds:.0f} s of rendering{speed}")
+    console.print(f"\n[bold]cost[/bold]  {steps:,} denoiser steps, {seconds:,.0f} s of rendering{speed}")
     return 0
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Each value of a nested description with its dotted name; of a long list the beginning.
+
+    >>> list(_settings({"model": {"steps": 4}, "classes": ["a", "b", "c", "d", "e"]}))
+    [('model.steps', '4'), ('classes', '5: a, b, c, …')]
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            more = ", …" if len(value) > LISTED else ""
+            yield f"{prefix}{name}", f"{len(value)}: {', '.join(map(str, value[:LISTED]))}{more}"
+        else:
+            yield f"{prefix}{name}", "–" if value is None else str(value)
+
+
+def _class_of(record: Mapping[str, Any]) -> str:
+    name = record.get("class", record["label"])
+    return ", ".join(map(str, name)) if isinstance(name, list) else str(name)
 
 
 def verify_store(asked: argparse.Namespace) -> int:
     """Say what is wrong; with ``--repair`` also put it right."""
     store = ImageStore(asked.store)
-    problems = store.problems()
-    listed = asked.store / METADATA
-    lines = len(listed.read_text().splitlines()) if listed.exists() else 0
-    kept = sum(1 for _ in store.kept())
+    problems, kept = store.problems(), {key for key, _ in store.kept()}
+    behind = _listed(store) != kept
     for problem in problems[:SHOWN]:
         print(f"{problem.kind}: {problem.path}")
     if len(problems) > SHOWN:
         print(f"and {len(problems) - SHOWN} more")
-    if lines != kept:
-        print(f"{METADATA} lists {lines} of {kept} images: a run has not ended yet; run it again.")
-    if problems and asked.repair:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(one.kind for one in problems).items()))
+    print(f"{len(kept)} images, {len(store) - len(kept)} given up, {len(problems)} problems{kinds and f': {kinds}'}")
+    if not asked.repair:
+        if behind:
+            print(f"{METADATA} does not list these {len(kept)}: a run has not ended yet. Run it again, or --repair.")
+        return 1 if problems or behind else 0
+    if problems or behind:
         store.repair(problems)
-        print(f"{len(problems)} problems removed; run the same experiment again to make the missing images.")
-        return 0
-    print(f"{kept} images, {len(problems)} problems")
-    return 1 if problems or lines != kept else 0
+        lost = sum(problem.key is not None for problem in problems)
+        again = f" Run the same experiment again: it makes the {lost} missing images." if lost else ""
+        print(f"Repaired: what was wrong is deleted, and {METADATA} lists what is left.{again}")
+    return 0
+
+
+def _listed(store: ImageStore) -> set[str]:
+    """Keys of the images that other programs see; none where the list cannot be read."""
+    try:
+        return {json.loads(line)["key"] for line in (store.root / METADATA).read_text().splitlines()}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def export_store(asked: argparse.Namespace) -> int:
@@ -116,6 +183,12 @@ def export_store(asked: argparse.Namespace) -> int:
     count = LAYOUTS[asked.layout](ImageStore(asked.store), asked.to, asked.copies)
     print(f"{count} images in {asked.to}")
     return 0
+
+
+def _console() -> Console:
+    """Lines are folded to the window of a person, and never where a program reads them."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=UNFOLDED)
 
 
 if __name__ == "__main__":

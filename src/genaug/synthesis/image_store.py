@@ -134,6 +134,11 @@ class ImageStore(Store):
         except FileNotFoundError:
             return False
 
+    def clear(self, job: Job) -> None:
+        """Remove what a killed process left half written of a job; only for who has claimed it."""
+        for path in self.image_path(job.key).parent.glob(f".{job.key}.*.tmp"):
+            path.unlink(missing_ok=True)
+
     def keep(self, job: Job, image: np.ndarray, facts: Mapping[str, Any]) -> None:
         """Write the image of a job, then its record.
 

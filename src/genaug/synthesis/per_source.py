@@ -37,8 +37,8 @@ class PerSource(ABC):
         generator: Makes the images.
         scale: Synthetic images of each real one. A larger scale contains a smaller one.
         seed: Of all images; not the training's, so that all seeds of a study share them.
-        prompt: What the generator is told; ``{name}`` stands for the class, ``{place}`` and ``{time}`` for a place and
-            a time of AGA's prompt sets, drawn for each image.
+        prompt: What the generator is told; ``{name}`` stands for the class, ``{a_name}`` for it with its article,
+            ``{place}`` and ``{time}`` for a place and a time of AGA's prompt sets, drawn for each image.
         strength: Noise level an edit starts at, in (0, 1].
 
     Raises:
@@ -53,7 +53,7 @@ class PerSource(ABC):
         generator: Generator,
         scale: int = 1,
         seed: int = 0,
-        prompt: str = "a photo of a {name}",
+        prompt: str = "a photo of {a_name}",
         strength: float = 1.0,
     ) -> None:
         if not isinstance(scale, int) or scale < 1:
@@ -66,11 +66,11 @@ class PerSource(ABC):
                 f"{self.call}: choose another generator."
             )
         try:
-            prompt.format(name="x", place="y", time="z")
-        except (KeyError, IndexError, ValueError) as error:
+            prompt.format(name="x", a_name="an x", place="y", time="z")
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(
-                f"method.synthesis.prompt={prompt!r} cannot be filled in ({error!r}): use {{name}}, {{place}} or "
-                "{time}."
+                f"method.synthesis.prompt={prompt!r} cannot be filled in ({error!r}): use {{name}}, {{a_name}}, "
+                "{place} or {time}."
             ) from error
         self.generator, self.scale, self.seed = generator, scale, seed
         self.prompt, self.strength = prompt, float(strength)
@@ -132,6 +132,7 @@ class SourceImages:
         self.method, self.dataset, self.side = method, dataset, side
         self.samples = {sample.id: sample for sample in samples}
         self.batch_size = method.generator.batch_size
+        self.from_words = method.call == "text_to_image"
         self.square = method.generator.size_for(dataset.image_size, dataset.image_size)
         scenes = combinations(read_sets(), SCENES, method.seed)
         self.scenes = [(scene.spatial, scene.temporal) for scene in scenes]
@@ -141,7 +142,7 @@ class SourceImages:
         self.description: dict[str, Any] = {
             "made_by": f"{VERSION} {method.call}",
             "generator": json_values({"fingerprint": method.generator.fingerprint, **method.generator.settings}),
-            "settings": {"prompt": method.prompt, "side": side, **self.noise},
+            "settings": {"prompt": method.prompt, "side": None if self.from_words else side, **self.noise},
         }
         self.maker = json.dumps(self.description, sort_keys=True)
         self.description |= {"dataset": dataset.name, "classes": list(dataset.classes)}
@@ -150,14 +151,13 @@ class SourceImages:
 
     @property
     def speed_key(self) -> str:
-        """See :class:`genaug.synthesis.runner.Renderer`."""
-        return f"{self.method.generator.fingerprint} {self.method.call} {self.method.strength} {self.side}"
+        """See :class:`genaug.synthesis.runner.Renderer`; the plan, which does not know ``side``, must find it too."""
+        method, data = self.method, self.dataset
+        return f"{method.generator.fingerprint} {method.call} {method.strength} {data.name} {data.image_size}"
 
     def job(self, sample: Sample, copy: int, inputs: Sequence[str], size: tuple[int, int]) -> Job:
         """The job of copy ``copy`` of ``sample``: an image of ``size`` (height, width)."""
         seed = derive(self.method.seed, self.method.call, sample.id, copy)
-        place, time = self.scenes[derive(seed, "scene") % len(self.scenes)]
-        names = [self.dataset.classes[label] for label in labels_of(sample.label)]
         return Job(
             maker=self.maker,
             seed=seed,
@@ -165,23 +165,32 @@ class SourceImages:
             label=sample.label,
             sources=(sample.id,),
             inputs=tuple(inputs),
-            prompt=self.method.prompt.format(name=" and a ".join(names).lower(), place=place, time=time),
+            prompt=self._prompt(sample, seed),
             shape=(self.method.call, *size),
             steps=self.steps,
             facts={"class": class_name(sample.label, self.dataset.classes), **self.noise},
         )
 
+    def _prompt(self, sample: Sample, seed: int) -> str:
+        place, time = self.scenes[derive(seed, "scene") % len(self.scenes)]
+        names = [self.dataset.classes[label].lower() for label in labels_of(sample.label)]
+        return self.method.prompt.format(
+            name=" and ".join(names), a_name=" and ".join(map(with_article, names)), place=place, time=time
+        )
+
     def size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of the images of ``sample``."""
-        if self.method.call == "text_to_image":
-            return self.square
-        height, width = self._source(sample).shape[:2]
-        return height, width
+        return self.square if self.from_words else self._shrunk(read_image(sample.path, channels=3))
+
+    def _shrunk(self, image: np.ndarray) -> tuple[int, int]:
+        """Height and width of ``image`` once it is no larger than training needs."""
+        scale = min(1.0, self.side / min(image.shape[:2]))
+        return round(image.shape[0] * scale), round(image.shape[1] * scale)
 
     def _source(self, sample: Sample) -> np.ndarray:
         image = read_image(sample.path, channels=3)
-        scale = min(1.0, self.side / min(image.shape[:2]))
-        return resize(image, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        height, width = self._shrunk(image)
+        return resize(image, width, height)
 
     def load(self, device: str) -> None:
         """See :class:`genaug.synthesis.runner.Renderer`."""
@@ -189,7 +198,7 @@ class SourceImages:
 
     def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         """See :class:`genaug.synthesis.runner.Renderer`."""
-        if self.method.call == "text_to_image":
+        if self.from_words:
             return self.method.generator.text_to_image([job.prompt for job in jobs], list(seeds), self.square)
         return self.method.draw([self._source(self.samples[job.sources[0]]) for job in jobs], jobs, seeds)
 
@@ -200,3 +209,12 @@ class SourceImages:
     def show(self, job: Job) -> Mapping[str, np.ndarray]:
         """The source, under its prompt."""
         return {job.prompt: self._source(self.samples[job.sources[0]])}
+
+
+def with_article(noun: str) -> str:
+    """``noun`` with "a" or "an", by its first letter.
+
+    >>> with_article("azure jay"), with_article("jay")
+    ('an azure jay', 'a jay')
+    """
+    return f"{'an' if noun[:1] in tuple('aeiou') else 'a'} {noun}"

@@ -14,7 +14,7 @@ import resource
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.jobs import Job, chunks
 from genaug.synthesis.speeds import keep_speed
 from genaug.synthesis.store import content_key
+from genaug.threads import thread_pool
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class _Work(pl.LightningModule):
         pending: deque[Future[None]] = deque()
         with (
             counting(missing, self.name_of_work) as advance,
-            ThreadPoolExecutor(self.writers) as pool,
+            thread_pool(self.writers) as pool,
         ):
             for chunk, claim in self._claimed(plan, pending):
                 done = self._make(chunk)
@@ -230,6 +231,8 @@ class _Work(pl.LightningModule):
                     continue
                 self.store.refresh()  # another process may have made and released it in between
                 missing = [job for job in missing if not self.store.is_done(job)]
+                for job in missing:
+                    self.store.clear(job)
                 if missing:
                     yield missing, claim
                 else:
