@@ -11,7 +11,17 @@ from scipy import stats
 
 from genaug.reports.__main__ import main
 from genaug.reports.statistics import summarize
-from genaug.reports.tables import by_group, comparison, find_runs, gather, markdown, percent, show_run, terminal
+from genaug.reports.tables import (
+    by_group,
+    by_scale,
+    comparison,
+    find_runs,
+    gather,
+    markdown,
+    percent,
+    show_run,
+    terminal,
+)
 
 # --- statistics ----------------------------------------------------------------------------------------------------
 
@@ -183,6 +193,34 @@ def test_no_groups_no_lines():
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
+
+
+def scaled(method: str, scale: int, score: float, *texts: str) -> dict[str, Any]:
+    run = result(method, score=score, scale=scale, comparison=f"{method}-{scale}-{texts}")
+    run["overrides"] += [*texts, *([f"method.scale={scale}"] if scale > 1 else [])]
+    return run
+
+
+def test_scales_by_hand():
+    runs = [
+        scaled("plain", 0, 0.5),
+        *(scaled("more", scale, score) for scale, score in ((1, 0.6), (3, 0.71), (10, 0.7))),
+    ]
+    header, cells = by_scale(gather(runs)["birds"])
+    assert header == ["split", "method", "0X", "1X", "3X", "10X"]
+    assert cells == [["test", "plain", "50.0", "–", "–", "–"], ["test", "more", "–", "60.0", "71.0", "70.0"]]
+
+
+def test_scales_of_two_settings_stand_on_two_lines():
+    runs = [scaled("more", scale, 0.5 + scale / 10, f"x={x}") for scale in (1, 2) for x in (1, 2)]
+    header, cells = by_scale(gather(runs)["birds"])
+    assert header == ["split", "method", "1X", "2X"]
+    assert sorted(cells) == [["test", "more x=1", "60.0", "70.0"], ["test", "more x=2", "60.0", "70.0"]]
+
+
+def test_one_scale_is_no_table_of_scales():
+    assert by_scale(gather([result(), scaled("more", 1, 0.5)])["birds"]) == ([], [])
+    assert by_scale(gather([result(), result("other")])["birds"]) == ([], [])  # runs of before there were scales
 
 
 def test_percent():

@@ -22,6 +22,8 @@ from genaug.synthesis.speeds import known_speed
 #: Overrides that do not tell one row of a comparison from another.
 _NOT_A_ROW = ("method=", "seed=", "stage=", "paths.", "loader.", "logger", "callbacks", "hydra")
 
+_SCALE = "method.scale="
+
 #: The cell of what was not measured.
 NOTHING = "–"
 
@@ -193,6 +195,29 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             + [f"{summarize(speeds).mean:.0f}" if speeds else NOTHING, f"{minutes:.1f}"]
         )
     return header, cells
+
+
+def by_scale(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of accuracy against the number of synthetic images of each real one, as in AGA's Figure 6.
+
+    A line for each split and method, a column for each scale; methods that add no images stand under 0X. Empty where
+    no method was run at two scales.
+    """
+    lines: dict[tuple[str, ...], dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        others = [text for text in _row_overrides(row.runs[0]) if not text.startswith(_SCALE)]
+        lines[row.runs[0]["method"], *others][row.runs[0].get("scale", 0)] = row
+    if not any(len(found) > 1 for found in lines.values()):
+        return [], []
+    scales = sorted({scale for found in lines.values() for scale in found})
+    shared = set.intersection(*(set(name[1:]) for name in lines))
+    splits = list(dict.fromkeys(split for row in rows for run in row.runs for split in run["scores"]))
+    cells = []
+    for split in splits:
+        for name, found in lines.items():
+            label = " ".join([name[0], *(text for text in name[1:] if text not in shared)])
+            cells.append([split, label, *(found[scale].cell(split) if scale in found else NOTHING for scale in scales)])
+    return ["split", "method", *(f"{scale}X" for scale in scales)], cells
 
 
 def by_group(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
