@@ -8,7 +8,6 @@ original images and n synthetic ones of each.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from genaug.functional.subject import cover, lay_over, soft_alpha, subject_motio
 from genaug.generation.base import Generator
 from genaug.seeding import derive
 from genaug.segmentation.base import Segmenter
-from genaug.segmentation.masks import Masks, make_masks
+from genaug.segmentation.masks import Masks, make_masks, usable_subjects, without_subject
 from genaug.synthesis.image_store import ImageStore
-from genaug.synthesis.images import SyntheticImages, class_name, labels_of
+from genaug.synthesis.images import SyntheticImages, class_name
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import content_key
@@ -103,6 +102,11 @@ class SubjectOnBackgrounds:
         self.softness, self.min_subject, self.max_subject = float(softness), float(min_subject), float(max_subject)
         self.workers = workers
 
+    @property
+    def copies(self) -> range:
+        """Numbers of the synthetic images of each real one."""
+        return range(1, self.scale + 1)
+
     def plan(self, samples: Sequence[Sample], dataset: Dataset, folder: Path) -> list[Stage]:
         """What :meth:`make` will do. Nothing is loaded; captions not yet written are shown as what is asked for.
 
@@ -112,10 +116,9 @@ class SubjectOnBackgrounds:
             self.captioner, self.captions, self.seed, dataset.classes, dataset.superclass, folder / "captions"
         )
         scenes = self._scenes(samples, [text for text, _ in texts], dataset.image_size)
-        unknown = sum(not known for _, known in texts)
         return [
-            Stage("masks", len(samples), note=self.segmenter.fingerprint),
-            Stage("captions", len(texts), missing=unknown, note=self.captioner.fingerprint),
+            Stage("masks", len(samples)),
+            Stage("captions", len(texts)),
             Stage("backgrounds", len(scenes.unique), scenes.unique, scenes.renderer.speed_key),
             Stage("composites", len(samples) * self.scale, speed_key=SPEED_KEY),
         ]
@@ -139,6 +142,7 @@ class SubjectOnBackgrounds:
             raise ValueError(
                 f"AGA makes images in RGB, and dataset.channels={dataset.channels}: set dataset.channels=3."
             )
+        self.generator.denoiser_steps("text_to_image")  # a model that is not there is found out before hours of masks
         masks = make_masks(
             samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
         )
@@ -146,33 +150,17 @@ class SubjectOnBackgrounds:
             self.captioner, self.captions, self.seed, dataset.classes, dataset.superclass, folder / "captions",
             device=runner.device,
         )  # fmt: skip
-        usable = [
-            sample for sample in samples if self.min_subject <= masks.record(sample.id)["coverage"] <= self.max_subject
-        ]
-        if not usable:
-            raise ValueError(
-                f"AGA found no usable subject in {len(samples)} images: look at the masks in {folder / 'masks'}, or "
-                "change the segmenter."
-            )
+        usable = usable_subjects(samples, masks, self.min_subject, self.max_subject)
         scenes = self._scenes(usable, [caption.text for caption in captions], dataset.image_size)
         backgrounds = ImageStore(folder / "backgrounds" / scenes.name, scenes.renderer.description)
         ledgers = {"backgrounds": runner.run(scenes.unique, scenes.renderer, backgrounds, "backgrounds").report()}
         renderer = Composites(self, dataset, usable, masks, backgrounds)
-        jobs = [
-            renderer.job(sample, copy, scenes.jobs[sample.id, copy])
-            for copy in range(1, self.scale + 1)
-            for sample in usable
-            if backgrounds[scenes.jobs[sample.id, copy].key]["verdict"] == "ok"
-        ]
+        pairs = [(sample, copy, scenes.jobs[sample.id, copy]) for copy in self.copies for sample in usable]
+        jobs = [renderer.job(*pair) for pair in pairs if backgrounds[pair[2].key]["verdict"] == "ok"]
         store = ImageStore(folder / "images" / renderer.store_name, renderer.description)
         ledgers["composites"] = runner.run(jobs, renderer, store, "composites").report()
-        used = {id(sample) for sample in usable}
-        lost = Counter(
-            dataset.classes[label] for one in samples if id(one) not in used for label in labels_of(one.label)
-        )
         more = {
-            "without_subject": len(samples) - len(usable),
-            "without_subject_by_class": dict(lost),
+            **without_subject(samples, usable, dataset.classes),
             "masks": masks.report(),
             "captions": captions.report(),
             "ledger": ledgers,
@@ -189,7 +177,7 @@ class SubjectOnBackgrounds:
                 number %= self.backgrounds
             return renderer.job(captions[number % len(captions)], derive(self.seed, "scene", number))
 
-        pairs = [(sample, copy) for copy in range(1, self.scale + 1) for sample in samples]
+        pairs = [(sample, copy) for copy in self.copies for sample in samples]
         return Scenes(renderer, {(sample.id, copy): job(sample, copy) for sample, copy in pairs})
 
 

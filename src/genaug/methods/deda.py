@@ -120,7 +120,7 @@ class Decouple:
     def plan(self, samples: Sequence[Sample], dataset: Dataset, folder: Path) -> list[Stage]:
         """See :class:`genaug.methods.base.Synthesis`."""
         return [
-            Stage("masks", len(samples), note=self.segmenter.fingerprint),
+            Stage("masks", len(samples)),
             Stage("decoupled images", len(samples)),
         ]
 

@@ -226,6 +226,29 @@ class Masks(Mapping[str, np.ndarray]):
         }
 
 
+def usable_subjects(samples: Sequence[Sample], masks: Masks, smallest: float, largest: float) -> list[Sample]:
+    """The samples whose mask covers a share of the image in [``smallest``, ``largest``].
+
+    Raises:
+        ValueError: there is none.
+    """
+    usable = [sample for sample in samples if smallest <= masks.record(sample.id)["coverage"] <= largest]
+    if not usable:
+        raise ValueError(
+            f"There is no usable subject in {len(samples)} images: look at the masks in {masks.store.root}, or change "
+            "the segmenter."
+        )
+    return usable
+
+
+def without_subject(samples: Sequence[Sample], usable: Sequence[Sample], classes: Sequence[str]) -> dict[str, Any]:
+    """For a report: how many samples are not among the usable ones, and of which classes they are."""
+    kept = {sample.id for sample in usable}
+    lost = [sample.label for sample in samples if sample.id not in kept]
+    names = [classes[one] for label in lost for one in (label if isinstance(label, tuple) else (label,))]
+    return {"without_subject": len(lost), "without_subject_by_class": dict(Counter(names))}
+
+
 def make_masks(
     samples: Sequence[Sample],
     segmenter: Segmenter,

@@ -73,17 +73,13 @@ class Stage:
         name: "backgrounds", "composites", …
         jobs: What is to be made; empty where the number alone is known yet.
         count: How many.
-        note: What else there is to say.
         speed_key: Under which the measured speed is kept, see :mod:`genaug.synthesis.speeds`.
-        missing: How many are not made yet.
     """
 
     name: str
     count: int
     jobs: Sequence[Job] = ()
-    note: str = ""
     speed_key: str = ""
-    missing: int | None = None
 
     @property
     def steps(self) -> int:
