@@ -32,6 +32,7 @@ class Gallery(Generator):
     """
 
     calls = ("text_to_image",)
+    batch_size = 32
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

@@ -144,7 +144,7 @@ def build_scheduler(
     import diffusers
 
     name = name or config["_class_name"]
-    kind = getattr(diffusers, name, None)
+    kind: Any = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise ValueError(
             f"generator.scheduler={name!r} is no scheduler of diffusers {diffusers.__version__}: give the name of a "

@@ -34,7 +34,6 @@ from genaug.threads import thread_pool
 
 #: Raise it with every change of how a composite comes about: stores of another version are not used.
 VERSION = "aga-1"
-SPEED_KEY = "composites"
 ALL_CAPTIONS, FEWER_CAPTIONS = 702, 100
 
 
@@ -120,7 +119,7 @@ class SubjectOnBackgrounds:
             Stage("masks", len(samples)),
             Stage("captions", len(texts)),
             Stage("backgrounds", len(scenes.unique), scenes.unique, scenes.renderer.speed_key),
-            Stage("composites", len(samples) * self.scale, speed_key=SPEED_KEY),
+            Stage("composites", len(samples) * self.scale, speed_key=speed_key(dataset)),
         ]
 
     def make(
@@ -204,6 +203,11 @@ class Scenes:
         return content_key(self.renderer.speed_key)[:16]
 
 
+def speed_key(dataset: Dataset) -> str:
+    """Composites have the size of their sources, which differs from data set to data set."""
+    return f"composites of {dataset.name}"
+
+
 class Composites:
     """Lays subjects over backgrounds, several at a time.
 
@@ -216,7 +220,6 @@ class Composites:
     """
 
     batch_size = 32
-    speed_key = SPEED_KEY
 
     def __init__(
         self,
@@ -227,6 +230,7 @@ class Composites:
         backgrounds: ImageStore,
     ) -> None:
         self.settings, self.dataset, self.masks, self.backgrounds = settings, dataset, masks, backgrounds
+        self.speed_key = speed_key(dataset)
         self.samples = {sample.id: sample for sample in samples}
         motion = {"flip": settings.flip, "rotation": settings.rotation, "zoom": settings.zoom}
         self.description: dict[str, Any] = {

@@ -1,0 +1,183 @@
+"""Images per second of the engine, beside the loop that published code generates with.
+
+    python benchmarks/synthesis.py                       the tiny generator on one CPU thread
+    python benchmarks/synthesis.py --network sdxl --device cuda --batch 8 --images 32
+
+Both make images from the same prompts with the same weights, steps and guidance, each in a process of its own, in turn,
+several rounds; loading is not counted.
+
+* ``loop``: one prompt a call, the picture saved before the next is begun.
+* ``engine``: batches, one generator an image, written while the next batch is made, with records, gates and hashes.
+* ``engine x 2``: two such processes on one store.
+
+``outside`` is the share of the engine's wall time in which neither text encoder, denoiser nor VAE is at work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from genaug.captioning.engine import combinations, read_sets
+from genaug.captioning.template import compose
+from genaug.generation.diffusion import Diffusion
+from genaug.synthesis.image_store import ImageStore
+from genaug.synthesis.runner import Runner
+from genaug.synthesis.text_images import TextImages
+
+
+def prompts(count: int) -> list[str]:
+    return [compose(request) for request in combinations(read_sets(), count, seed=0)]
+
+
+def loop(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
+    from diffusers import AutoPipelineForText2Image
+
+    given = {"safety_checker": None, "requires_safety_checker": False} if asked.network != "sdxl" else {}
+    pipe = AutoPipelineForText2Image.from_pretrained(asked.model, dtype=getattr(torch, asked.dtype), **given)
+    pipe.to(asked.device)
+    pipe.set_progress_bar_config(disable=True)
+    folder.mkdir(parents=True)
+
+    def make(number: int, prompt: str) -> None:
+        image = pipe(prompt, num_inference_steps=asked.steps, guidance_scale=asked.guidance).images[0]
+        image.save(folder / f"{number}.png")
+
+    make(-1, "a photo")  # kernels are chosen at the first call
+    started, used = time.monotonic(), time.process_time()
+    for number, prompt in enumerate(prompts(asked.images)):
+        make(number, prompt)
+    return {"seconds": time.monotonic() - started, "processor": time.process_time() - used}
+
+
+def engine(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
+    import pytorch_lightning as pl
+
+    generator = Diffusion(
+        asked.model, steps=asked.steps, guidance=asked.guidance, dtype=asked.dtype, size=asked.size,
+        batch_size=asked.batch, channels_last=asked.device != "cpu",
+    )  # fmt: skip
+    renderer = TextImages(generator, generator.size_for(asked.size, asked.size))
+    generator.load(asked.device)
+    generator.text_to_image(prompts(asked.batch), list(range(asked.batch)), renderer.size)
+    busy = _time_models(generator) if asked.outside else None
+    trainer = pl.Trainer(
+        accelerator="cpu" if asked.device == "cpu" else "gpu", devices=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    jobs = [renderer.job(prompt, seed) for seed, prompt in enumerate(prompts(asked.images))]
+    store = ImageStore(folder / "store", renderer.description)
+    used = time.process_time()
+    ledger = Runner(trainer, folder).run(jobs, renderer, store, "images")
+    measured = {"seconds": ledger.wall_seconds, "processor": time.process_time() - used, "images": ledger.images}
+    if busy is not None:
+        measured["outside"] = 1 - sum(busy) / ledger.wall_seconds
+    return measured
+
+
+def _time_models(generator: Diffusion) -> list[float]:
+    """Seconds of every call of a network from now on."""
+    pipe, seconds = generator._pipeline("text_to_image"), []
+
+    @contextlib.contextmanager
+    def timed() -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.monotonic() - started)
+
+    parts = [(getattr(pipe, name, None), "forward") for name in ("text_encoder", "text_encoder_2", "unet")]
+    for module, name in [*parts, (pipe.vae, "decode")]:
+        if module is not None:
+            setattr(module, name, timed()(getattr(module, name)))
+    return seconds
+
+
+def measure(asked: argparse.Namespace, part: str, processes: int = 1, outside: bool = False) -> dict[str, float]:
+    """Run a part in fresh processes; of several, the slowest one's time counts."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, "--part", part, "--folder", f"{folder}/work"]
+        for name in ("network", "model", "device", "dtype", "steps", "guidance", "size", "batch", "images"):
+            command += [f"--{name}", str(getattr(asked, name))]
+        command += ["--outside"] if outside else []
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+        answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
+    return {name: max(answer[name] for answer in answers) for name in answers[0]}
+
+
+def compare(asked: argparse.Namespace) -> None:
+    Path(asked.model).exists() or build(asked)
+    rounds: dict[str, list[dict[str, float]]] = {"loop": [], "engine": []}
+    for _ in range(asked.rounds):
+        rounds["loop"].append(measure(asked, "loop"))
+        rounds["engine"].append(measure(asked, "engine"))
+    if asked.processes > 1:
+        rounds[f"engine x {asked.processes}"] = [measure(asked, "engine", asked.processes) for _ in range(asked.rounds)]
+    table = Table(title=f"{asked.network}, {asked.steps} steps, {asked.size} px, batch {asked.batch}, {asked.device}")
+    for column in ("", "images/s", "x loop", "images/s of processor time", "x loop"):
+        table.add_column(column, justify="right")
+    base = rounds["loop"]
+    for name, all_measured in rounds.items():
+        cells = []
+        for clock in ("seconds", "processor"):
+            speeds = [asked.images / one[clock] for one in all_measured]
+            ratios = [first[clock] / one[clock] for first, one in zip(base, all_measured, strict=True)]
+            cells += [f"{statistics.median(speeds):.2f}", f"{statistics.median(ratios):.2f}"]
+        table.add_row(name, *cells)
+    console = Console()
+    console.print(table)
+    outside = [measure(asked, "engine", outside=True)["outside"] for _ in range(asked.rounds)]
+    console.print(f"outside the networks: {100 * statistics.median(outside):.1f} % of the engine's wall time")
+
+
+def build(asked: argparse.Namespace) -> None:
+    from networks import save_sd15, save_sdxl
+
+    {"sd15": save_sd15, "sdxl": save_sdxl}[asked.network](Path(asked.model), getattr(torch, asked.dtype))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=("tiny", "sd15", "sdxl"), default="tiny")
+    parser.add_argument("--model", help="folder of the network; built there with random weights if it is not there")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--size", type=int)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--part", choices=("loop", "engine"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--outside", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    asked.size = asked.size or {"tiny": 64, "sd15": 512, "sdxl": 1024}[asked.network]
+    shipped = Path(__file__).parents[1] / "src" / "genaug" / "generation" / "tiny_weights"
+    asked.model = asked.model or str(shipped if asked.network == "tiny" else Path("models") / f"random-{asked.network}")
+    if asked.device == "cpu":
+        torch.set_num_threads(1)
+    if asked.part is None:
+        compare(asked)
+        return
+    answer: dict[str, Any] = {"loop": loop, "engine": engine}[asked.part](asked, asked.folder)
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
