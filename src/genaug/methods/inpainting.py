@@ -66,10 +66,7 @@ class Inpainting(PerSource):
 
     def plan(self, samples: Sequence[Sample], dataset: Dataset, folder: Path) -> list[Stage]:
         """See :meth:`PerSource.plan`; which images have no usable subject is known once they are segmented."""
-        return [
-            Stage("masks", len(samples), note=self.segmenter.fingerprint),
-            *super().plan(samples, dataset, folder),
-        ]
+        return [Stage("masks", len(samples)), *super().plan(samples, dataset, folder)]
 
     def prepare(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, runner: Runner) -> list[Sample]:
         """Masks; a sample without a usable subject has no synthetic image.

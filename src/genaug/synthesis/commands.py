@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     export = command("export", export_store, "copy a store into the layout of another program")
     export.add_argument("store", type=Path)
     export.add_argument("to", type=Path, help="new or empty folder")
-    export.add_argument("--layout", choices=sorted(LAYOUTS), default="imagefolder", help="a folder a class, or tar files")
+    export.add_argument(
+        "--layout", choices=sorted(LAYOUTS), default="imagefolder", help="a folder a class, or tar files"
+    )
     export.add_argument("--copies", type=int, help="only so many images of each source")
     return parser
 
@@ -70,7 +72,8 @@ def list_stores(asked: argparse.Namespace) -> int:
     if not roots:
         print(f"No stores of images under {asked.stores}.", file=sys.stderr)
         return 1
-    table = Table("store", "made by", *(Column(name, justify="right") for name in NUMBERS), box=SIMPLE_HEAD)
+    numbers = [Column(name, justify="right", no_wrap=True) for name in NUMBERS]
+    table = Table(Column("store", overflow="fold"), "made by", *numbers, box=SIMPLE_HEAD)
     broken = []
     for root in roots:
         try:
@@ -109,12 +112,12 @@ def inspect_store(asked: argparse.Namespace) -> int:
         about.add_row(f"[bold]{escape(name)}", escape(value))
     console.print(about)
     for title, counts in (
-        ("verdicts", Counter(record["verdict"] for record in records)),
-        ("classes", Counter(_class_of(record) for record in records)),
-        ("copies", Counter(record["copy"] for record in records)),
-        ("prompts", Counter(record["prompt"] for record in records if record["prompt"])),
+        ("verdict", Counter(record["verdict"] for record in records)),
+        ("class", Counter(_class_of(record) for record in records)),
+        ("copy", Counter(record["copy"] for record in records)),
+        ("prompt", Counter(record["prompt"] for record in records if record["prompt"])),
     ):
-        console.print(f"\n[bold]{len(counts):,} {title}")
+        console.print(f"\n[bold]{title}[/bold]  {len(counts):,} different")
         for value, count in counts.most_common(SHOWN):
             console.print(f"{count:8,d} x {escape(str(value))}")
         if len(counts) > SHOWN:

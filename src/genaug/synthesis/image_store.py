@@ -96,9 +96,10 @@ class ImageStore(Store):
             found = json.loads(file.read_text())
         except json.JSONDecodeError as error:
             raise ValueError(f"{file} cannot be read ({error}): move the folder away and run again.") from error
-        if found.get("format") != FORMAT:
+        layout = found.get("format") if isinstance(found, dict) else None
+        if layout != FORMAT:
             raise ValueError(
-                f"{file.parent} has the layout {found.get('format')!r}, this program writes {FORMAT}: use another "
+                f"{file.parent} has the layout {layout!r}, this program writes {FORMAT}: use another "
                 "folder (paths.stores=...)."
             )
         expected = None if description is None else json.loads(json.dumps({"format": FORMAT, **description}))
@@ -178,6 +179,8 @@ class ImageStore(Store):
             lines.append(json.dumps({"file_name": name, **rest}, sort_keys=True) + "\n")
         if lines:
             write_atomically(self.root / METADATA, "".join(lines).encode())
+        else:
+            (self.root / METADATA).unlink(missing_ok=True)  # it may list images that are gone
 
     def problems(self) -> list[Problem]:
         """Every image that is missing, changed or no image, and every file that no record knows; reads all files."""
@@ -191,7 +194,7 @@ class ImageStore(Store):
                 readable = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is not None if data else False
                 found.append(Problem("changed" if readable else "not an image", name, key))
         known = {self.image_path(key) for key, _ in self.kept()}
-        for path in sorted(self.root.glob("[0-9a-f][0-9a-f]/*")):
+        for path in sorted([*self.root.glob(".*.tmp"), *self.root.glob("[0-9a-f][0-9a-f]/*")]):
             if path not in known:
                 kind = "left over" if path.suffix == ".tmp" else "orphan"
                 found.append(Problem(kind, path.relative_to(self.root).as_posix()))

@@ -101,7 +101,7 @@ class PerSource(ABC):
         jobs = [
             renderer.job(sample, copy, (), renderer.square) for copy in range(1, self.scale + 1) for sample in samples
         ]
-        return [Stage("images", len(jobs), jobs, renderer.speed_key)]
+        return [Stage("images", len(jobs), jobs, speed_key=renderer.speed_key)]
 
     def make(
         self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int, runner: Runner

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 from genaug.synthesis.store import write_atomically
+
+log = logging.getLogger(__name__)
 
 FILE = "speeds.json"
 
 
 def known_speed(stores: Path, key: str) -> float | None:
     """Seconds an image took when work called ``key`` was last done here; None before the first time."""
-    file = Path(stores) / FILE
-    try:
-        return json.loads(file.read_text())[key]
-    except (FileNotFoundError, KeyError, json.JSONDecodeError):
-        return None
+    return _read(Path(stores) / FILE).get(key)
 
 
 def keep_speed(stores: Path, key: str, seconds: float) -> None:
-    """Remember that an image of the work called ``key`` took ``seconds``."""
+    """Remember that an image of the work called ``key`` took ``seconds``, if it can be written down."""
     file = Path(stores) / FILE
+    speeds = {**_read(file), key: round(seconds, 5)}
     try:
-        speeds = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        speeds = {}
-    write_atomically(file, json.dumps({**speeds, key: round(seconds, 5)}, indent=1, sort_keys=True).encode())
+        write_atomically(file, json.dumps(speeds, indent=1, sort_keys=True).encode())
+    except OSError as error:  # the images are what counts, and they are kept
+        log.warning("the speed of this run is not kept: %s", error)
+
+
+def _read(file: Path) -> dict[str, float]:
+    """All speeds; none where the file is not there or broken, which the next run mends."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {key: value for key, value in pairs if isinstance(value, (int, float))}
