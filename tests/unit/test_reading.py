@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from genaug.data.base import Sample
-from genaug.data.reading import ImageError, check_images, read_image, read_mask
+from genaug.data.reading import ImageError, check_images, image_size, read_image, read_mask
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 OPPOSITE = {"top": "bottom", "bottom": "top", "left": "right", "right": "left"}
@@ -55,7 +55,9 @@ def test_exif_orientation_puts_every_corner_in_its_place(tmp_path: Path, orienta
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95, "subsampling": 0} if suffix == ".jpg" else {}
-    picture = read_image(save(tmp_path / f"a{suffix}", quadrants(), exif=exif, **options))
+    path = save(tmp_path / f"a{suffix}", quadrants(), exif=exif, **options)
+    picture = read_image(path)
+    assert image_size(path) == picture.shape[:2]
     row, column = ORIENTATIONS[orientation]
     assert picture.shape == ((32, 64, 3) if orientation < 5 else (64, 32, 3))
     for sides, colour in (

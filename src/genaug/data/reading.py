@@ -65,6 +65,19 @@ def read_image(path: str | Path, channels: int = 3) -> np.ndarray:
         return np.array(image).reshape(image.height, image.width, channels)
 
 
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width that :func:`read_image` gives, from the file's header alone: a hundredth of the time.
+
+    Raises:
+        ImageError: the file is no image.
+        FileNotFoundError: there is no such file.
+    """
+    with _damage_named(path), Image.open(path) as file:
+        # Pillow turns TIFF files by itself, and tells their size as turned.
+        turned = file.format != "TIFF" and file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (file.width, file.height) if turned else (file.height, file.width)
+
+
 def read_mask(path: str | Path) -> np.ndarray:
     """Read a mask as ``(H, W)`` bool: non-zero is object.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from genaug.captioning.engine import combinations, read_sets
 from genaug.data.base import Dataset, Sample
-from genaug.data.reading import read_image
+from genaug.data.reading import image_size, read_image
 from genaug.functional.composite import resize
 from genaug.generation.base import Call, Generator
 from genaug.seeding import derive
@@ -180,16 +180,16 @@ class SourceImages:
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of the images of ``sample``."""
-        return self.square if self.from_words else self._shrunk(read_image(sample.path, channels=3))
+        return self.square if self.from_words else self._shrunk(image_size(sample.path))
 
-    def _shrunk(self, image: np.ndarray) -> tuple[int, int]:
-        """Height and width of ``image`` once it is no larger than training needs."""
-        scale = min(1.0, self.side / min(image.shape[:2]))
-        return round(image.shape[0] * scale), round(image.shape[1] * scale)
+    def _shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of an image of ``size`` once it is no larger than training needs."""
+        scale = min(1.0, self.side / min(size))
+        return round(size[0] * scale), round(size[1] * scale)
 
     def _source(self, sample: Sample) -> np.ndarray:
         image = read_image(sample.path, channels=3)
-        height, width = self._shrunk(image)
+        height, width = self._shrunk(image.shape[:2])
         return resize(image, width, height)
 
     def load(self, device: str) -> None:
