@@ -1,4 +1,4 @@
-"""A process that fills a store with noise: ``noise_worker.py STORE LOG COUNT SECONDS``; the log has a line a batch."""
+"""A process that fills a store with noise: ``noise_worker.py STORE LOG FIRST LAST SECONDS``; a line a batch in LOG."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class Telling(Noise):
 
 
 if __name__ == "__main__":
-    folder, log, count, slow = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    folder, log, first, last = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     store = ImageStore(folder, {"made_by": "noise"})
-    runner_in(folder.parent).run(noise_jobs(count), Telling(log, slow), store, "noise")
+    runner_in(folder.parent).run(noise_jobs(last)[first:], Telling(log, float(sys.argv[5])), store, "noise")

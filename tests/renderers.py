@@ -35,6 +35,9 @@ class Noise:
     def load(self, device: str) -> None:
         self.loaded.append(device)
 
+    def unload(self) -> None:
+        self.loaded.append("nowhere")
+
     def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         self.batches.append(list(seeds))
         time.sleep(self.slow * len(jobs))

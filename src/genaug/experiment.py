@@ -32,14 +32,13 @@ from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
 from genaug.data.datamodule import DataModule, choose_splits, network_threads
 from genaug.data.transforms import Crop
-from genaug.launch import config_hash, input_checks, task_overrides
+from genaug.launch import WrongValue, config_hash, input_checks, task_overrides
 from genaug.losses import SoftBCE
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
 from genaug.mixing.base import Mixer
 from genaug.reports.tables import show_run, show_stages
 from genaug.seeding import derive
-from genaug.synthesis.jobs import Stage
 from genaug.synthesis.runner import Runner, check_writable
 from genaug.synthesis.store import write_atomically
 
@@ -145,12 +144,16 @@ def run(cfg: DictConfig) -> float | None:
         return results["selection"]["score"]
     with input_checks():
         pieces = Pieces.build(cfg)
-    with clock.stage("data"), input_checks():
-        splits = choose_splits(pieces.dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
     if cfg.plan_only:
         with input_checks():
-            show_stages(plan(cfg, pieces, splits["train"]), Path(cfg.paths.stores))
+            show_plan(cfg, pieces)
         return None
+    if cfg.stage == "evaluate" and not (folder / CHECKPOINTS / f"{FINAL}.ckpt").exists():
+        raise WrongValue(
+            f"Nothing has been trained in {folder}: run stage=train (or stage=all) with this configuration."
+        )
+    with clock.stage("data"), input_checks():
+        splits = split(cfg, pieces.dataset)
     runner = build_runner(cfg)
     made = synthesize(cfg, pieces, splits["train"], clock, runner)
     if cfg.stage == "synthesize":
@@ -179,11 +182,17 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     write_atomically(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True).encode())
 
 
-def plan(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample]) -> list[Stage]:
-    """What the offline stage would do."""
-    if pieces.method.synthesis is None:
-        return []
-    return pieces.method.synthesis.plan(samples, pieces.dataset, Path(cfg.paths.stores))
+def split(cfg: DictConfig, dataset: Dataset) -> dict[str, Sequence[Sample]]:
+    """The splits of this run."""
+    return choose_splits(dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
+
+
+def show_plan(cfg: DictConfig, pieces: Pieces) -> None:
+    """Print what the offline stage would do."""
+    stores, stages = Path(cfg.paths.stores), []
+    if pieces.method.synthesis is not None:
+        stages = pieces.method.synthesis.plan(split(cfg, pieces.dataset)["train"], pieces.dataset, stores)
+    show_stages(stages, stores)
 
 
 def build_runner(cfg: DictConfig) -> Runner:
@@ -202,7 +211,13 @@ def synthesize(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample], clock
         return None
     stores = Path(cfg.paths.stores)
     with input_checks():
-        check_writable(stores)
+        if cfg.recipe.batch_size % runner.trainer.world_size:
+            raise ValueError(
+                f"batch_size={cfg.recipe.batch_size} cannot be shared by {runner.trainer.world_size} processes: take a "
+                "multiple."
+            )
+        if not stores.exists():
+            check_writable(stores)
     with clock.stage("synthesize"):
         made = pieces.method.synthesis.make(samples, pieces.dataset, stores, pieces.crop.side, runner)
     log.info("made: %s", made.report())
@@ -214,8 +229,9 @@ def synthesize(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample], clock
 def build_trainer(cfg: DictConfig, data: DataModule, cost: Cost) -> pl.Trainer:
     """The trainer with its loggers and callbacks; it looks at the held-out part :data:`LOOKS` times in a run."""
     folder = Path(cfg.paths.output) / CHECKPOINTS
-    steps, each = total_steps(cfg, data), steps_of_epoch(cfg, len(data.train_source))
-    epochs = -(-steps // each)
+    epochs = cfg.trainer.max_epochs
+    if cfg.trainer.max_steps > 0:  # a budget in steps takes the place of one in epochs
+        epochs = -(-cfg.trainer.max_steps // steps_of_epoch(cfg, data))
     every = max(1, epochs // LOOKS)
     last = ModelCheckpoint(
         folder, LAST, every_n_epochs=every, save_on_train_epoch_end=True, enable_version_counter=False
@@ -223,43 +239,37 @@ def build_trainer(cfg: DictConfig, data: DataModule, cost: Cost) -> pl.Trainer:
     best = ModelCheckpoint(
         folder, BEST, monitor="val/score", mode="max", save_weights_only=True, enable_version_counter=False
     )
+    looks = [best] if "val" in data.splits else []
     return instantiate(
         cfg.trainer,
-        max_epochs=-1 if steps % each else epochs,
-        max_steps=steps if steps % each else -1,
+        max_epochs=-1 if cfg.trainer.max_steps > 0 else epochs,
         check_val_every_n_epoch=every,
         logger=[instantiate(one) for one in cfg.logger.values()] if cfg.logger else False,
-        callbacks=[
-            cost,
-            *(instantiate(one) for one in cfg.callbacks.values()),
-            *([best] if "val" in data.splits else []),
-            last,
-        ],
+        callbacks=[cost, *(instantiate(one) for one in cfg.callbacks.values()), *looks, last],
         default_root_dir=cfg.paths.output,
     )
 
 
-def steps_of_epoch(cfg: DictConfig, images: int) -> int:
+def steps_of_epoch(cfg: DictConfig, data: DataModule) -> int:
     """Optimizer steps of an epoch; a last batch that would not be full is left out."""
-    return max(1, images // cfg.recipe.batch_size)
+    return max(1, data.epoch_images // cfg.recipe.batch_size)
 
 
 def total_steps(cfg: DictConfig, data: DataModule) -> int:
-    """Optimizer steps of the whole training: ``trainer.max_steps``, or the recipe's epochs.
-
-    With ``budget=steps`` the epochs are those of plain training, so that a method which adds images gets no more steps
-    than one which does not; with ``budget=epochs`` they are those of the enlarged set.
-    """
+    """Optimizer steps of the whole training: the budget in steps, or that of the epochs."""
     if cfg.trainer.max_steps > 0:
         return cfg.trainer.max_steps
-    images = len(data.splits["train"]) if cfg.budget == "steps" else len(data.train_source)
-    return cfg.trainer.max_epochs * steps_of_epoch(cfg, images)
+    return cfg.trainer.max_epochs * steps_of_epoch(cfg, data)
 
 
 def build_data(
     cfg: DictConfig, pieces: Pieces, splits: Mapping[str, Sequence[Sample]], made: Made | None
 ) -> DataModule:
-    """The loaders, training through the method's view."""
+    """The loaders, training through the method's view.
+
+    With ``budget=steps`` an epoch has as many images as in plain training, whatever the method adds: every method gets
+    the same steps, the same looks at the held-out part and the same checkpoints.
+    """
     view = pieces.method.view
     return DataModule(
         pieces.dataset,
@@ -270,6 +280,7 @@ def build_data(
         seed=cfg.seed,
         view=None if view is None else lambda real: view(real, made),
         num_workers=cfg.loader.num_workers,
+        epoch_images=len(splits["train"]) if cfg.budget == "steps" else None,
     )
 
 
@@ -324,15 +335,8 @@ def load_weights(classifier: Classifier, file: Path) -> None:
 
 
 def evaluate(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder: Path) -> None:
-    """Score the kept weights on every test split.
-
-    Raises:
-        FileNotFoundError: nothing has been trained in this folder.
-    """
-    final = folder / CHECKPOINTS / f"{FINAL}.ckpt"
-    if not final.exists():
-        raise FileNotFoundError(f"{final} is not there: run stage=train (or stage=all) with this configuration first.")
-    load_weights(classifier, final)
+    """Score the kept weights on every test split."""
+    load_weights(classifier, folder / CHECKPOINTS / f"{FINAL}.ckpt")
     trainer.test(classifier, data, verbose=False)
 
 

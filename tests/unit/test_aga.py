@@ -87,6 +87,29 @@ def test_an_image_without_subject_is_reported_by_class(samples, gallery, tmp_pat
     assert report["ledger"]["composites"]["images"] == 10
 
 
+class Unlucky(Gallery):
+    """Gives nothing for the prompts of one instruction."""
+
+    def text_to_image(self, prompts, seeds, size):
+        made = super().text_to_image(prompts, seeds, size)
+        return [None if "photo" in prompt else image for prompt, image in zip(prompts, made, strict=True)]
+
+
+def test_what_is_missing_because_its_background_failed_is_reported_by_class(samples, gallery, tmp_path):
+    made = make(aga(Unlucky(gallery.folder), scale=4), samples, tmp_path)
+    report = made.report()
+    lost = report["verdicts"]["an input could not be made"]
+    assert 0 < lost < 20
+    assert report["planned"] == 20
+    assert report["images"] == len(made.samples) == 20 - lost
+    assert sum(report["missing_by_class"].values()) == lost
+    assert all("photo" not in one.caption for one in made.samples)
+    again = make(aga(Unlucky(gallery.folder), scale=4), samples, tmp_path).report()
+    assert {name: again[name] for name in ("planned", "images", "missing_by_class", "cost")} == {
+        name: report[name] for name in ("planned", "images", "missing_by_class", "cost")
+    }  # what it cost is known to later runs too
+
+
 def test_scales_are_nested_and_seeds_of_the_split_do_not_matter(samples, gallery, tmp_path):
     once = make(aga(gallery), samples, tmp_path)
     thrice = make(aga(gallery, scale=3), samples[::-1], tmp_path)

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from PIL import Image
-import tiny_models
 from renderers import runner_in
 
 from genaug.captioning.engine import read_sets
@@ -209,7 +209,7 @@ def test_a_subject_that_is_not_found_costs_nothing_else(samples, tmp_path):
     assert (report["planned"], report["images"], report["without_subject"]) == (6, 6, 2)
     assert {source for line in lines(made) for source in line["sources"]} == {"0.png", "3.png", "4.png"}
     assert (report["masks"]["n"], report["masks"]["empty"], report["masks"]["near_full"]) == (5, 1, 1)
-    with pytest.raises(ValueError, match=r"No usable subject in 2 images.*masks"):
+    with pytest.raises(ValueError, match=r"no usable subject in 2 images.*masks"):
         make(Inpainting(Painter(), Annotated()), samples[1:3], tmp_path)
 
 

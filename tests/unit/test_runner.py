@@ -82,6 +82,7 @@ def test_each_image_is_made_once_and_found_again(store, tmp_path):
     ledger = runner_in(tmp_path).run(jobs, first, store, "noise")
     assert [len(batch) for batch in first.batches] == [4, 4, 2]
     assert (ledger.images, ledger.failed) == (10, 0)
+    assert first.loaded == ["cpu", "nowhere"]  # its memory is given back
     again = Noise()
     assert runner_in(tmp_path).run(jobs, again, ImageStore(store.root, {"made_by": "noise"}), "noise").images == 0
     assert (again.batches, again.loaded) == ([], [])  # nothing missing: nothing loaded
@@ -147,7 +148,7 @@ def test_the_ledger_counts_denoiser_steps_of_retries_too(store, tmp_path):
     report = ledger.report()
     assert report["images"] == 3
     assert report["images_per_second"] == pytest.approx(3 / ledger.wall_seconds, rel=0.01)
-    assert known_speed(tmp_path, "noise") == pytest.approx(ledger.wall_seconds / 3, rel=0.01)
+    assert known_speed(tmp_path, "noise") == pytest.approx(ledger.render_seconds / 3, rel=0.01)
 
 
 # --- damage --------------------------------------------------------------------------------------------------------
@@ -250,8 +251,9 @@ def test_a_file_where_the_store_should_be_is_refused_before_loading(tmp_path):
 # --- processes -----------------------------------------------------------------------------------------------------
 
 
-def start(folder: Path, log: Path, count: int, slow: float) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(WORKER), str(folder), str(log), str(count), str(slow)])
+def start(folder: Path, log: Path, count: int, slow: float, first: int = 0) -> subprocess.Popen:
+    arguments = [str(folder), str(log), str(first), str(count), str(slow)]
+    return subprocess.Popen([sys.executable, str(WORKER), *arguments])
 
 
 def wait_for(log: Path, lines: int) -> None:
@@ -295,6 +297,27 @@ def test_two_processes_share_the_work_and_make_nothing_twice(tmp_path):
     assert len(made) == len(set(made)) == 40
     assert ImageStore(folder).problems() == []
     assert len((folder / "metadata.jsonl").read_text().splitlines()) == 40
+
+
+def test_two_plans_that_overlap_make_what_they_share_once(tmp_path):
+    """As the seeds of a study do, each of which holds other images out: the borders of their batches differ."""
+    folder, logs = tmp_path / "shared" / "noise", [tmp_path / "a.log", tmp_path / "b.log"]
+    both = [start(folder, log, count, 0.03, first) for log, first, count in zip(logs, (0, 2), (36, 40), strict=True)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    made = [seed for log in logs if log.exists() for seed in log.read_text().split()]
+    assert len(made) == len(set(made)) == 40
+    assert ImageStore(folder).problems() == []
+    assert len((folder / "metadata.jsonl").read_text().splitlines()) == 40
+
+
+def test_an_error_leaves_no_claim_behind(store, tmp_path):
+    jobs, broken = noise_jobs(4), Noise()
+    broken.render = lambda jobs, seeds: 1 / 0
+    with pytest.raises(ZeroDivisionError) as kept:  # and with it the frames of what failed
+        runner_in(tmp_path).run(jobs, broken, store, "noise")
+    again = Noise()
+    assert runner_in(tmp_path).run(jobs, again, ImageStore(store.root), "noise").images == 4
+    assert kept.value
 
 
 # --- what others read ----------------------------------------------------------------------------------------------

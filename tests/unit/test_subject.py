@@ -31,6 +31,15 @@ def test_edges_fade_inside_the_mask_alone():
     assert (soft_alpha(mask, 0) == 255 * mask).all()
 
 
+def test_thin_parts_stay_opaque_in_their_middle():
+    """A leg of three pixels beside a body: with the width of the body's edge it would be a ghost."""
+    mask = np.zeros((30, 30), bool)
+    mask[2:16, 4:26], mask[16:28, 10:13] = True, True
+    alpha = soft_alpha(mask, 4)
+    assert alpha[24, 10:13].tolist() == [128, 255, 128]
+    assert alpha[8, 4:9].tolist() == [51, 102, 153, 204, 255]  # the body fades over five steps
+
+
 def test_where_the_frame_cuts_a_subject_off_there_is_no_edge():
     mask = np.zeros((5, 5), bool)
     mask[:, :3] = True
@@ -122,6 +131,18 @@ def test_a_composite_by_hand():
     alpha = np.array([[0, 0, 0], [0, 255, 51], [0, 0, 0]], np.uint8)
     result = lay_over(scene, image, alpha, np.eye(2, 3))
     assert result[..., 0].tolist() == [[100, 100, 100], [100, 200, 120], [100, 100, 100]]
+
+
+def test_nothing_of_the_old_background_shows_at_the_rim():
+    """A blue subject on red is moved over black: there is no red anywhere."""
+    mask = square(6, 5, 8, (24, 20))
+    image = np.zeros((24, 20, 3), np.uint8)
+    image[..., 0], image[mask] = 255, (0, 0, 255)
+    for softness in (0, 1):
+        motion = subject_motion(mask, True, 17, 0.9)
+        result = lay_over(np.zeros_like(image), image, soft_alpha(mask, softness), motion)
+        assert result[..., 0].max() == 0
+        assert result[..., 2].max() == 255
 
 
 def test_black_pixels_of_a_subject_stay_black():

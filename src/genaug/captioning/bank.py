@@ -212,10 +212,13 @@ def make_captions(
         with FileLock(root / ".lock"):
             store.refresh()  # another process may have made them in the meantime
             missing = sum(bank.key(request.number) not in store for request in requests)
-            if missing:
-                captioner.load(device)
-            for _ in track(_fill(bank, requests, store), total=missing, description="captions"):
-                pass
+            try:
+                if missing:
+                    captioner.load(device)
+                for _ in track(_fill(bank, requests, store), total=missing, description="captions"):
+                    pass
+            finally:
+                captioner.unload()  # the generator comes next, and may need all of the device's memory
     records = [store[bank.key(request.number)] for request in requests]
     return Captions([_from_record(record) for record in records], sum(record["seconds"] for record in records))
 

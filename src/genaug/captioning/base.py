@@ -77,6 +77,9 @@ class Captioner(ABC):
     def load(self, device: str) -> None:  # noqa: B027 - a captioner without weights has nothing to load
         """Load the weights onto ``device`` ("cpu", "cuda:1"); the second time nothing happens."""
 
+    def unload(self) -> None:  # noqa: B027 - see load
+        """Give up the weights and the memory they take; :meth:`load` gets them again."""
+
     @cached_property
     def fingerprint(self) -> str:
         """Class name and a hash of class and settings: the name of a folder of captions."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genaug.captioning.base import Captioner, Request
 from genaug.captioning.engine import llm_prompt
+from genaug.devices import release_memory
 from genaug.generation.model_files import files_digest
 from genaug.segmentation.pretrained import explained, local_model, model_files
 
@@ -141,6 +142,11 @@ class Llama(Captioner):
         # Its own sampling would come on top of ours.
         model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
         self._loaded = model.eval(), tokenizer
+
+    def unload(self) -> None:
+        """See :meth:`Captioner.unload`."""
+        self._loaded = None
+        release_memory()
 
     def write(self, requests: Sequence[Request], forbidden: Sequence[str]) -> list[str]:
         """See :meth:`Captioner.write`.

@@ -60,6 +60,7 @@ class DataModule(pl.LightningDataModule):
         seed: Names order and augmentation.
         view: What a method makes of the real training images; ``None`` leaves them as they are.
         num_workers: Per process; ``None`` chooses for the machine.
+        epoch_images: Images of an epoch, drawn anew in each; ``None`` goes through all that the view has.
 
     Raises:
         ValueError: the batch size cannot be shared out evenly among the processes.
@@ -75,12 +76,14 @@ class DataModule(pl.LightningDataModule):
         seed: int,
         view: Callable[[RealImages], Source] | None = None,
         num_workers: int | None = None,
+        epoch_images: int | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.splits, self.crop = dataset, splits, crop
         self.transform, self.batch_size, self.seed, self.num_workers = transform, batch_size, seed, num_workers
         real = self._real("train")
         self.train_source: Source = view(real) if view else real
+        self.epoch_images = min(epoch_images or len(self.train_source), len(self.train_source))
         self.test_names = ["test", *sorted(name for name in splits if name.startswith("ood_"))]
 
     def _real(self, split: str) -> RealImages:
@@ -94,10 +97,12 @@ class DataModule(pl.LightningDataModule):
         per_process = self.batch_size // world
         workers = default_workers() if self.num_workers is None else self.num_workers
         training, count = seed is not None, None
-        if training and len(data) >= self.batch_size:
-            # A last partial batch would weigh its few images more; a set smaller than one batch is kept. Not left to
-            # drop_last: each process would fill up its share first, and more of them could make one more batch.
-            count = len(data) // self.batch_size * self.batch_size
+        if training:
+            count = self.epoch_images
+            if count >= self.batch_size:
+                # A last partial batch would weigh its few images more; a set smaller than one batch is kept. Not left
+                # to drop_last: each process would fill up its share first, and more of them could make one more batch.
+                count = count // self.batch_size * self.batch_size
         return DataLoader(
             data,
             batch_size=per_process,

@@ -12,7 +12,8 @@ from genaug.functional.masks import mask_box
 def soft_alpha(mask: np.ndarray, softness: float) -> np.ndarray:
     """Opacity of a subject whose edge fades out over ``softness`` pixels, all of them inside the mask.
 
-    Inside, because just outside the mask there is the scene that is to be replaced.
+    Inside, because just outside the mask there is the scene that is to be replaced. A part that is too thin for it, a
+    leg or a beak, fades towards its middle, which stays opaque.
 
     Args:
         mask: ``(H, W)`` bool.
@@ -29,7 +30,10 @@ def soft_alpha(mask: np.ndarray, softness: float) -> np.ndarray:
         return np.full(mask.shape, 255, np.uint8)
     # The frame's border is no edge of the subject, which goes on outside: distances count to the background alone.
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return np.rint(255 * np.clip(inside / (softness + 1), 0, 1)).astype(np.uint8)
+    reach = int(np.ceil(softness))
+    middle = cv2.dilate(inside, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)))
+    width = np.clip(middle, 1, softness + 1)  # distance from the edge at which this part is opaque
+    return np.rint(255 * np.clip(inside / width, 0, 1)).astype(np.uint8)
 
 
 def subject_motion(mask: np.ndarray, flip: bool, degrees: float, zoom: float) -> np.ndarray:
@@ -125,7 +129,8 @@ def lay_over(scene: np.ndarray, image: np.ndarray, alpha: np.ndarray, motion: np
         ``(H, W, 3)`` uint8.
     """
     size = (image.shape[1], image.shape[0])
-    colour = cv2.warpAffine(image, motion, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    weight = cv2.warpAffine(alpha, motion, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    share = weight[..., None].astype(np.float32) / 255
-    return np.rint(scene + share * (colour.astype(np.float32) - scene)).astype(np.uint8)
+    share = alpha[..., None].astype(np.float32) / 255
+    # Colours weighted before they are interpolated: what is not the subject's does not mix into its rim.
+    front = cv2.warpAffine(image * share, motion, size, flags=cv2.INTER_LINEAR)
+    weight = cv2.warpAffine(share, motion, size, flags=cv2.INTER_LINEAR)[..., None]
+    return np.rint(scene * (1 - weight) + front).astype(np.uint8)

@@ -45,6 +45,9 @@ class Generator(ABC):
     def load(self, device: str) -> None:  # noqa: B027 - a generator without weights has nothing to load
         """Load the weights onto ``device`` ("cpu", "cuda:1"); the second time nothing happens."""
 
+    def unload(self) -> None:  # noqa: B027 - see load
+        """Give up the weights and the memory they take; :meth:`load` gets them again."""
+
     @abstractmethod
     def size_for(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels that a picture for a place of ``height`` x ``width`` is made at.

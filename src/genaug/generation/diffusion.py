@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from genaug.devices import release_memory
 from genaug.generation.base import Call, Generator
 from genaug.generation.framing import Frame
 from genaug.generation.model_files import locate, missing, model_digest, read_config
@@ -107,11 +108,15 @@ class Diffusion(Generator):
         """Of a local model the hash of its files stands for its name, so that it may be moved."""
         names = ("steps", "guidance", "negative_prompt", "dtype", "variant", "size", "scheduler")
         return {
-            "model": self.model if self.folder is None else model_digest(self.folder),
+            "model": self._identity,
             **{name: getattr(self, name) for name in names},
             "scheduler_arguments": self.scheduler_arguments,
             "call_arguments": self.call_arguments,
         }
+
+    @cached_property
+    def _identity(self) -> str:
+        return self.model if self.folder is None else model_digest(self.folder)
 
     # --- what is known without weights -----------------------------------------------------------------------------
 
@@ -213,6 +218,13 @@ class Diffusion(Generator):
             if self.compile:
                 (pipeline.components.get("transformer") or pipeline.components["unet"]).compile()
             self._device, self._loaded = device, pipeline
+
+    def unload(self) -> None:
+        """See :meth:`Generator.unload`."""
+        with self._lock:
+            self._loaded = None
+            self._pipelines.clear()
+        release_memory()
 
     def _from_pretrained(self) -> Any:
         from diffusers import AutoPipelineForText2Image

@@ -145,7 +145,7 @@ def build_scheduler(
 
     name = name or config["_class_name"]
     kind: Any = getattr(diffusers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+    if diffusers.SchedulerMixin not in getattr(kind, "__mro__", ()):
         raise ValueError(
             f"generator.scheduler={name!r} is no scheduler of diffusers {diffusers.__version__}: give the name of a "
             "class such as DPMSolverMultistepScheduler, or null for the model's own."

@@ -25,7 +25,7 @@ from genaug.seeding import derive
 from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks, usable_subjects, without_subject
 from genaug.synthesis.image_store import ImageStore
-from genaug.synthesis.images import SyntheticImages, class_name
+from genaug.synthesis.images import SyntheticImages, class_name, cost_of
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import content_key
@@ -33,7 +33,7 @@ from genaug.synthesis.text_images import TextImages, json_values
 from genaug.threads import thread_pool
 
 #: Raise it with every change of how a composite comes about: stores of another version are not used.
-VERSION = "aga-1"
+VERSION = "aga-2"
 ALL_CAPTIONS, FEWER_CAPTIONS = 702, 100
 
 
@@ -142,29 +142,32 @@ class SubjectOnBackgrounds:
                 f"AGA makes images in RGB, and dataset.channels={dataset.channels}: set dataset.channels=3."
             )
         self.generator.denoiser_steps("text_to_image")  # a model that is not there is found out before hours of masks
-        masks = make_masks(
-            samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
-        )
         captions = make_captions(
             self.captioner, self.captions, self.seed, dataset.classes, dataset.superclass, folder / "captions",
             device=runner.device,
         )  # fmt: skip
+        masks = make_masks(
+            samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
+        )
         usable = usable_subjects(samples, masks, self.min_subject, self.max_subject)
         scenes = self._scenes(usable, [caption.text for caption in captions], dataset.image_size)
         backgrounds = ImageStore(folder / "backgrounds" / scenes.name, scenes.renderer.description)
         ledgers = {"backgrounds": runner.run(scenes.unique, scenes.renderer, backgrounds, "backgrounds").report()}
         renderer = Composites(self, dataset, usable, masks, backgrounds)
         pairs = [(sample, copy, scenes.jobs[sample.id, copy]) for copy in self.copies for sample in usable]
-        jobs = [renderer.job(*pair) for pair in pairs if backgrounds[pair[2].key]["verdict"] == "ok"]
+        possible = [pair for pair in pairs if backgrounds[pair[2].key]["verdict"] == "ok"]
+        absent = [pair[0].label for pair in pairs if backgrounds[pair[2].key]["verdict"] != "ok"]
+        jobs = [renderer.job(*pair) for pair in possible]
         store = ImageStore(folder / "images" / renderer.store_name, renderer.description)
         ledgers["composites"] = runner.run(jobs, renderer, store, "composites").report()
         more = {
             **without_subject(samples, usable, dataset.classes),
             "masks": masks.report(),
             "captions": captions.report(),
+            "cost": {"backgrounds": cost_of(backgrounds, scenes.unique), "composites": cost_of(store, jobs)},
             "ledger": ledgers,
         }
-        return SyntheticImages(store, jobs, dataset.classes, more, renderer.rows)
+        return SyntheticImages(store, jobs, dataset.classes, more, renderer.rows, absent)
 
     def _scenes(self, samples: Sequence[Sample], captions: Sequence[str], side: int) -> Scenes:
         """The background each synthetic image gets, by sample and copy; it does not depend on the other samples."""
@@ -200,7 +203,7 @@ class Scenes:
     @property
     def name(self) -> str:
         """Of the folder of backgrounds: shared by all methods that ask this generator for pictures of this size."""
-        return content_key(self.renderer.speed_key)[:16]
+        return content_key(json.dumps(self.renderer.description, sort_keys=True))[:16]
 
 
 def speed_key(dataset: Dataset) -> str:
@@ -257,6 +260,9 @@ class Composites:
 
     def load(self, device: str) -> None:
         """Nothing to load."""
+
+    def unload(self) -> None:
+        """Nothing to give back."""
 
     def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         """See :class:`genaug.synthesis.runner.Renderer`."""

@@ -12,7 +12,7 @@ import numpy as np
 from genaug.data.base import Dataset, Sample
 from genaug.generation.base import Generator
 from genaug.segmentation.base import Segmenter
-from genaug.segmentation.masks import Masks, make_masks
+from genaug.segmentation.masks import Masks, make_masks, usable_subjects, without_subject
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.per_source import PerSource
 from genaug.synthesis.runner import Runner
@@ -56,7 +56,7 @@ class Inpainting(PerSource):
         self.segmenter, self.workers = segmenter, workers
         self.min_subject, self.max_subject = float(min_subject), float(max_subject)
         self._masks: Masks | None = None
-        self._without = 0
+        self._without: dict[str, Any] = {}
 
     @property
     def masks(self) -> Masks:
@@ -77,14 +77,8 @@ class Inpainting(PerSource):
         self._masks = make_masks(
             samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
         )
-        covered = [(sample, self.masks.record(sample.id)["coverage"]) for sample in samples]
-        usable = [sample for sample, share in covered if self.min_subject <= share <= self.max_subject]
-        if not usable:
-            raise ValueError(
-                f"No usable subject in {len(samples)} images: look at the masks in {folder / 'masks'}, or change the "
-                "segmenter."
-            )
-        self._without = len(samples) - len(usable)
+        usable = usable_subjects(samples, self.masks, self.min_subject, self.max_subject)
+        self._without = without_subject(samples, usable, dataset.classes)
         return usable
 
     def inputs(self, sample: Sample) -> tuple[str, ...]:
@@ -93,7 +87,7 @@ class Inpainting(PerSource):
 
     def more(self) -> dict[str, Any]:
         """Masks, and how many images have none that can be used."""
-        return {"without_subject": self._without, "masks": self.masks.report()}
+        return {**self._without, "masks": self.masks.report()}
 
     def draw(self, images: Sequence[np.ndarray], jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         """See :meth:`PerSource.draw`."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from genaug.data.reading import read_image
 from genaug.synthesis.jobs import Job
@@ -66,6 +66,29 @@ class Problem:
     kind: str
     path: str
     key: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to make an image.
+
+    Attributes:
+        lock: Held as long as the claim is.
+    """
+
+    lock: BaseFileLock
+
+    def release(self) -> None:
+        """Let others have it."""
+        self.lock.release()
+
+    def finish(self) -> None:
+        """The image is recorded: nobody needs the lock's file any more.
+
+        It goes while it is held; who had opened it before finds the record when it gets the lock.
+        """
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.lock.release()
 
 
 class ImageStore(Store):
@@ -154,16 +177,15 @@ class ImageStore(Store):
         """Record that no image of a job passed, and why the last one did not."""
         self.record(job.key, {**job.record(), "verdict": verdict, **facts})
 
-    def claim(self, name: str) -> FileLock | None:
-        """The right to make the batch ``name``, until it is released or this process dies; None if another has it."""
-        lock = FileLock(self.root / "locks" / f"{name}.lock", thread_local=False)
-        lock_folder = Path(lock.lock_file).parent
-        lock_folder.mkdir(parents=True, exist_ok=True)
+    def claim(self, key: str) -> Claim | None:
+        """The right to make the image ``key``, until it is given up or this process dies; None if another has it."""
+        lock = FileLock(self.root / "locks" / f"{key}.lock", thread_local=False)
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return None
-        return lock
+        return Claim(lock)
 
     def kept(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and record of every image, by copy, source and key."""
@@ -171,16 +193,18 @@ class ImageStore(Store):
         return iter(sorted(good, key=lambda pair: (pair[1]["copy"], pair[1]["sources"], pair[0])))
 
     def write_metadata(self) -> None:
-        """Bring ``metadata.jsonl`` up to date."""
-        lines = []
-        for key, record in self.kept():
-            name = self.image_path(key).relative_to(self.root).as_posix()
-            rest = {field: value for field, value in record.items() if field not in VARYING}
-            lines.append(json.dumps({"file_name": name, **rest}, sort_keys=True) + "\n")
-        if lines:
-            write_atomically(self.root / METADATA, "".join(lines).encode())
-        else:
-            (self.root / METADATA).unlink(missing_ok=True)  # it may list images that are gone
+        """Bring ``metadata.jsonl`` up to date with what all processes have recorded."""
+        with FileLock(self.root / ".metadata.lock"):  # a slower process must not write an older list over a newer
+            self.refresh()
+            lines = []
+            for key, record in self.kept():
+                name = self.image_path(key).relative_to(self.root).as_posix()
+                rest = {field: value for field, value in record.items() if field not in VARYING}
+                lines.append(json.dumps({"file_name": name, **rest}, sort_keys=True) + "\n")
+            if lines:
+                write_atomically(self.root / METADATA, "".join(lines).encode())
+            else:
+                (self.root / METADATA).unlink(missing_ok=True)  # it may list images that are gone
 
     def problems(self) -> list[Problem]:
         """Every image that is missing, changed or no image, and every file that no record knows; reads all files."""
@@ -218,7 +242,7 @@ class ImageStore(Store):
         write_atomically(self._own_records, kept.encode())
         for file in old:
             file.unlink()
-        self._records = {key: self[key] for key in self if key not in gone}
+        self._records, self._offsets = {}, {}
         self.write_metadata()
 
     def _is_held(self, path: Path) -> bool:

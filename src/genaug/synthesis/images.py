@@ -26,6 +26,7 @@ class SyntheticImages:
         classes: Names of the classes, for the report.
         more: What else the method has to report: masks, captions, costs.
         show: What a person should see of a job beside its result, by name.
+        absent: Labels of the images that could not even be planned, because something they need could not be made.
 
     Attributes:
         samples: One a kept image; images that failed are left out.
@@ -38,9 +39,10 @@ class SyntheticImages:
         classes: Sequence[str],
         more: Mapping[str, Any] | None = None,
         show: Callable[[Job], Mapping[str, np.ndarray]] | None = None,
+        absent: Sequence[Label] = (),
     ) -> None:
         self.store, self.jobs, self.classes, self.more = store, list(jobs), classes, dict(more or {})
-        self.show = show
+        self.show, self.absent = show, list(absent)
         kept = [job for job in self.jobs if store[job.key]["verdict"] == "ok"]
         self.samples = [
             Sample(id=job.key, path=store.image_path(job.key), label=job.label, caption=job.prompt or None)
@@ -52,21 +54,17 @@ class SyntheticImages:
 
         Returns:
             ``planned``, ``images``, ``verdicts`` (how often each), ``missing_by_class`` (names to counts, of the
-            classes that miss any), ``denoiser_steps`` and ``seconds`` of what is kept, whenever it was made, and what
-            the method adds.
+            classes that miss any), ``cost`` (see :func:`cost_of`), and what the method adds.
         """
-        records = [self.store[job.key] for job in self.jobs]
-        missing: Counter[str] = Counter()
-        for job, record in zip(self.jobs, records, strict=True):
-            if record["verdict"] != "ok":
-                missing.update(self.classes[label] for label in labels_of(job.label))
+        verdicts = [self.store[job.key]["verdict"] for job in self.jobs]
+        failed = [job.label for job, said in zip(self.jobs, verdicts, strict=True) if said != "ok"]
+        missing = Counter(self.classes[one] for label in [*failed, *self.absent] for one in labels_of(label))
         return {
-            "planned": len(self.jobs),
+            "planned": len(self.jobs) + len(self.absent),
             "images": len(self.samples),
-            "verdicts": dict(Counter(record["verdict"] for record in records)),
+            "verdicts": dict(Counter(verdicts + ["an input could not be made"] * len(self.absent))),
             "missing_by_class": dict(missing),
-            "denoiser_steps": sum(record["denoiser_steps"] * record["attempts"] for record in records),
-            "seconds": round(sum(record["seconds"] for record in records), 2),
+            "cost": {"images": cost_of(self.store, self.jobs)},
             **self.more,
         }
 
@@ -89,6 +87,21 @@ class SyntheticImages:
 def _two_lines(text: str, width: int = 26) -> str:
     """``text`` with the mark that :func:`save_sheet` breaks lines at."""
     return " + ".join(textwrap.wrap(text, width)[:2])
+
+
+def cost_of(store: ImageStore, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What jobs cost whenever they were made, by whatever process, rejected attempts included.
+
+    Returns:
+        ``images``, ``denoiser_steps``, ``seconds`` in the renderer (the sum over all devices), and ``devices``.
+    """
+    records = [store[job.key] for job in jobs]
+    return {
+        "images": len(records),
+        "denoiser_steps": sum(record["denoiser_steps"] * record["attempts"] for record in records),
+        "seconds": round(sum(record["seconds"] for record in records), 2),
+        "devices": sorted({record["device"] for record in records}),
+    }
 
 
 def labels_of(label: Label) -> tuple[int, ...]:

@@ -196,6 +196,10 @@ class SourceImages:
         """See :class:`genaug.synthesis.runner.Renderer`."""
         self.method.generator.load(device)
 
+    def unload(self) -> None:
+        """See :class:`genaug.synthesis.runner.Renderer`."""
+        self.method.generator.unload()
+
     def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         """See :class:`genaug.synthesis.runner.Renderer`."""
         if self.from_words:

@@ -1,12 +1,14 @@
 """Carries out a plan: every job exactly once, on any number of devices, machines and processes.
 
-Batches are claimed one by one with a file lock in the store, which the operating system releases when a process dies.
-So a killed run leaves nothing to clean up, a slow device takes fewer batches, and a second command that is started on
-the same store helps the first. What an image looks like depends on its job alone.
+Each job is claimed with a file lock in the store, which the operating system releases when a process dies. So a killed
+run leaves nothing to clean up, a slow device takes fewer jobs, and another command on the same store, whether its plan
+is the same or overlaps this one, helps instead of making everything twice. What an image looks like depends on its job
+alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -22,22 +24,22 @@ from typing import Any, Protocol
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from genaug.console import counting
 from genaug.seeding import derive
 from genaug.synthesis.gates import verdict
-from genaug.synthesis.image_store import ImageStore
+from genaug.synthesis.image_store import METADATA, Claim, ImageStore
 from genaug.synthesis.jobs import Job, chunks
 from genaug.synthesis.speeds import keep_speed
-from genaug.synthesis.store import content_key
 from genaug.threads import thread_pool
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks at batches that another process is making.
-WAIT = 0.5
+#: Seconds between two looks at what another process is making, and until a person is told of the wait.
+WAIT, LONG_WAIT = 0.5, 30.0
+#: Threads that encode and write a batch while the next is made.
+WRITERS = 2
 #: So many images, the first of all, must fail before a run is broken off.
 HOPELESS = 8
 
@@ -55,6 +57,9 @@ class Renderer(Protocol):
 
     def load(self, device: str) -> None:
         """Get ready to work on ``device``; the second time nothing happens."""
+
+    def unload(self) -> None:
+        """Give the device's memory back: training comes next."""
 
     def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         """Make one image a job, ``(H, W, 3)`` uint8; the jobs are of one shape.
@@ -116,16 +121,15 @@ class Runner:
         trainer: Has the devices and the strategy.
         stores: Folder of all stores; measured speeds are kept in it.
         retries: How many new seeds are tried when an image does not pass the gates.
-        writers: Threads that encode and write while the next batch is being made.
 
     Raises:
-        ValueError: a number is too small.
+        ValueError: a negative number of retries.
     """
 
-    def __init__(self, trainer: pl.Trainer, stores: Path, retries: int = 2, writers: int = 2) -> None:
-        if retries < 0 or writers < 1:
-            raise ValueError(f"retries must be at least 0 and writers at least 1, got {retries} and {writers}")
-        self.trainer, self.stores, self.retries, self.writers = trainer, Path(stores), retries, writers
+    def __init__(self, trainer: pl.Trainer, stores: Path, retries: int = 2) -> None:
+        if retries < 0:
+            raise ValueError(f"retries must be at least 0, got {retries}")
+        self.trainer, self.stores, self.retries = trainer, Path(stores), retries
 
     @property
     def device(self) -> str:
@@ -149,20 +153,22 @@ class Runner:
             RuntimeError: not a single image of a batch could be used; the model or its settings are broken.
         """
         store.refresh()
-        damaged = [job for job in jobs if job.key in store and not store.is_done(job)]
-        if damaged:
-            log.warning("%d images of %s are missing or cut short and are made again", len(damaged), store.root)
-        ledger = Ledger()
+        ledger, missing = Ledger(), [job for job in jobs if not store.is_done(job)]
+        if damaged := sum(job.key in store for job in missing):
+            log.warning("%d images of %s are missing or cut short and are made again", damaged, store.root)
         # Processes that belong together take part together, whatever each of them finds still missing.
-        if torch.distributed.is_initialized() or any(not store.is_done(job) for job in jobs):
+        if missing or self.trainer.world_size > 1:
             check_writable(store.root)
-            work = _Work(jobs, renderer, store, name, ledger, self.retries, self.writers)
+            work = _Work(jobs, renderer, store, name, ledger, self.retries)
             once: Any = [0]  # each process is called once and takes its share by itself
-            self.trainer.predict(work, DataLoader(once, batch_size=None), return_predictions=False)
-            store.refresh()
+            try:
+                self.trainer.predict(work, DataLoader(once, batch_size=None), return_predictions=False)
+            finally:
+                renderer.unload()
             if ledger.images:
-                keep_speed(self.stores, renderer.speed_key, ledger.wall_seconds / ledger.images)
-        store.write_metadata()
+                keep_speed(self.stores, renderer.speed_key, ledger.render_seconds / ledger.images)
+        if missing or not (store.root / METADATA).exists():
+            store.write_metadata()
         return ledger
 
 
@@ -170,98 +176,113 @@ class _Work(pl.LightningModule):
     """Lightning starts the processes and says which device this one has; the rest is :meth:`predict_step`."""
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        renderer: Renderer,
-        store: ImageStore,
-        name: str,
-        ledger: Ledger,
-        retries: int,
-        writers: int,
+        self, jobs: Sequence[Job], renderer: Renderer, store: ImageStore, name: str, ledger: Ledger, retries: int
     ) -> None:
         super().__init__()
         self.jobs, self.renderer, self.store, self.name_of_work = jobs, renderer, store, name
-        self.ledger, self.retries, self.writers = ledger, retries, writers
+        self.ledger, self.retries = ledger, retries
         #: Images given up since the start; None once one was kept.
         self._in_vain: int | None = 0
+        self._claims: dict[str, Claim] = {}
+        self._loaded = False
 
     def predict_step(self, batch: Any, batch_idx: int) -> None:
         """All of this process's share."""
         started = time.monotonic()
-        self.renderer.load(str(self.device))
-        self.ledger.load_seconds = time.monotonic() - started
-        started = time.monotonic()
         with torch.autocast(self.device.type, enabled=False):  # the training's precision is not the generator's
             self._make_all()
-        self.ledger.wall_seconds = time.monotonic() - started
+        self.ledger.wall_seconds = time.monotonic() - started - self.ledger.load_seconds
+
+    def _load(self) -> None:
+        """Load the renderer when there is something to make; another process may have taken it all."""
+        if self._loaded:
+            return
+        started = time.monotonic()
+        with torch.inference_mode(False):  # weights may be trained on later
+            self.renderer.load(str(self.device))
+        self.ledger.load_seconds, self._loaded = time.monotonic() - started, True
 
     def _make_all(self) -> None:
         plan = chunks(self.jobs, self.renderer.batch_size)
         missing = sum(not self.store.is_done(job) for job in self.jobs)
-        pending: deque[Future[None]] = deque()
-        with (
-            counting(missing, self.name_of_work) as advance,
-            thread_pool(self.writers) as pool,
-        ):
-            for chunk, claim in self._claimed(plan, pending):
-                done = self._make(chunk)
-                pending.append(pool.submit(self._write, done, claim))
-                while len(pending) > 1:  # one batch is written while the next is made; more could be lost to a kill
+        pending: deque[list[Future[bool]]] = deque()
+        try:
+            with counting(missing, self.name_of_work) as advance, thread_pool(WRITERS) as pool:
+                for batch in self._claimed(plan, pending):
+                    self._load()
+                    pending.append([pool.submit(self._write, *made) for made in self._make(batch)])
+                    while len(pending) > 1:  # one batch is written while the next is made; a kill could lose more
+                        self._settle(pending)
+                    advance(len(batch))
+                while pending:
                     self._settle(pending)
-                advance(len(chunk))
-            while pending:
-                self._settle(pending)
+        finally:
+            for claim in list(self._claims.values()):
+                claim.release()
 
-    def _claimed(self, plan: Sequence[list[Job]], pending: deque[Future[None]]) -> Iterator[tuple[list[Job], FileLock]]:
-        """Missing jobs of batches that are this process's to make, until all batches of the plan are done.
+    def _claimed(self, plan: Sequence[list[Job]], pending: deque[list[Future[bool]]]) -> Iterator[list[Job]]:
+        """Missing jobs, batch by batch, that are now this process's to make, until all of the plan are done.
 
         This process's share comes first, then what the others have not got to.
         """
         rank, world = self.global_rank, self.trainer.world_size
         left = [*plan[rank::world], *(chunk for other in range(world) if other != rank for chunk in plan[other::world])]
+        waited = 0.0
         while left:
             later = []
             for chunk in left:
-                missing = [job for job in chunk if not self.store.is_done(job)]
-                if not missing:
-                    continue
-                claim = self.store.claim(content_key(*(job.key for job in chunk)))
-                if claim is None:
-                    later.append(chunk)
-                    continue
-                self.store.refresh()  # another process may have made and released it in between
-                missing = [job for job in missing if not self.store.is_done(job)]
-                for job in missing:
-                    self.store.clear(job)
-                if missing:
-                    yield missing, claim
-                else:
-                    claim.release()
+                mine, others = self._claim(chunk)
+                if mine:
+                    yield mine
+                if others:
+                    later.append(others)
             while pending:  # some of what is left may be our own, not yet written
                 self._settle(pending)
             self.store.refresh()
-            left = [chunk for chunk in later if not all(self.store.is_done(job) for job in chunk)]
+            left = [rest for chunk in later if (rest := [job for job in chunk if not self.store.is_done(job)])]
             if left:
+                if waited <= LONG_WAIT < waited + WAIT:
+                    log.info("waiting for %d images that another process is making", sum(map(len, left)))
                 time.sleep(WAIT)
-                self.ledger.wait_seconds += WAIT
+                waited += WAIT
+        self.ledger.wait_seconds += waited
 
-    def _make(self, jobs: list[Job]) -> list[tuple[Job, np.ndarray | None, dict[str, Any]]]:
+    def _claim(self, chunk: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+        """Of a batch: what this process has claimed, and what others are making."""
+        missing = [job for job in chunk if not self.store.is_done(job)]
+        claims = {job.key: self.store.claim(job.key) for job in missing}
+        if not claims:
+            return [], []
+        self.store.refresh()  # another process may have made some and released them in between
+        mine, others = [], []
+        for job in missing:
+            claim = claims[job.key]
+            if claim is None:
+                others.append(job)
+            elif self.store.is_done(job):
+                claim.finish()
+            else:
+                self._claims[job.key] = claim
+                self.store.clear(job)
+                mine.append(job)
+        return mine, others
+
+    def _make(self, jobs: Sequence[Job]) -> list[tuple[Job, np.ndarray | None, dict[str, Any]]]:
         """Images, retried with new seeds where one cannot be used; None for what is given up."""
         finished: list[tuple[Job, np.ndarray | None, dict[str, Any]]] = []
-        trying = jobs
+        trying, spent = list(jobs), 0.0
         for attempt in range(self.retries + 1):
             seeds = [job.seed if attempt == 0 else derive(job.seed, "retry", attempt) for job in trying]
             started = time.monotonic()
             images = self.renderer.render(trying, seeds)
             seconds = time.monotonic() - started
+            spent += seconds / len(trying)
             self.ledger.render_seconds += seconds
             self.ledger.denoiser_steps += sum(job.steps for job in trying)
             again = []
             for job, image in zip(trying, images, strict=True):
-                said = verdict(image)
-                if said == "ok" and image is not None:
-                    said = self.renderer.verdict(job, image)
-                facts = {"attempts": attempt + 1, "seconds": round(seconds / len(trying), 4), "verdict": said}
+                said = self._verdict(job, image)
+                facts = {"attempts": attempt + 1, "seconds": round(spent, 4), "verdict": said}
                 if said == "ok":
                     finished.append((job, image, facts))
                     continue
@@ -274,6 +295,10 @@ class _Work(pl.LightningModule):
                 break
         self._check_hope(finished)
         return finished
+
+    def _verdict(self, job: Job, image: np.ndarray | None) -> str:
+        said = verdict(image)
+        return self.renderer.verdict(job, image) if said == "ok" and image is not None else said
 
     def _check_hope(self, finished: Sequence[tuple[Job, np.ndarray | None, Mapping[str, Any]]]) -> None:
         """Stop when nothing at all comes out: hours of broken images help nobody.
@@ -293,20 +318,17 @@ class _Work(pl.LightningModule):
                 "its settings are broken: look at its dtype (float16 overflows in some decoders), weights and steps."
             )
 
-    def _write(self, made: Sequence[tuple[Job, np.ndarray | None, Mapping[str, Any]]], claim: FileLock) -> None:
-        try:
-            for job, image, facts in made:
-                facts = {**facts, "device": str(self.device)}
-                if image is None:
-                    self.store.give_up(job, facts["verdict"], facts)
-                    self.ledger.failed += 1
-                else:
-                    self.store.keep(job, image, facts)
-                    self.ledger.images += 1
-        finally:
-            claim.release()
+    def _write(self, job: Job, image: np.ndarray | None, facts: Mapping[str, Any]) -> bool:
+        """Record what became of a job; whether it has an image."""
+        facts = {**facts, "device": str(self.device)}
+        if image is None:
+            self.store.give_up(job, facts["verdict"], facts)
+        else:
+            self.store.keep(job, image, facts)
+        self._claims.pop(job.key).finish()
+        return image is not None
 
-    def _settle(self, pending: deque[Future[None]]) -> None:
+    def _settle(self, pending: deque[list[Future[bool]]]) -> None:
         """Wait for the oldest batch to be written.
 
         Raises:
@@ -314,7 +336,9 @@ class _Work(pl.LightningModule):
         """
         started = time.monotonic()
         try:
-            pending.popleft().result()
+            for kept in [one.result() for one in pending.popleft()]:
+                self.ledger.images += kept
+                self.ledger.failed += not kept
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             raise OSError(
@@ -340,4 +364,5 @@ def check_writable(folder: Path) -> None:
             error.errno, f"{folder} cannot be written to ({error.strerror}): set paths.stores to a folder that can."
         ) from error
     finally:
-        probe.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)

@@ -31,7 +31,12 @@ class TextImages:
     @property
     def description(self) -> dict[str, Any]:
         """For a store of these pictures."""
-        return {"made_by": self.generator.fingerprint, "generator": json_values(self.generator.settings)}
+        size = f"{self.size[1]}x{self.size[0]}"
+        return {
+            "made_by": self.generator.fingerprint,
+            "generator": json_values(self.generator.settings),
+            "size": size,
+        }
 
     def job(
         self,
@@ -59,6 +64,10 @@ class TextImages:
     def load(self, device: str) -> None:
         """See :class:`genaug.synthesis.runner.Renderer`."""
         self.generator.load(device)
+
+    def unload(self) -> None:
+        """See :class:`genaug.synthesis.runner.Renderer`."""
+        self.generator.unload()
 
     def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         """See :class:`genaug.synthesis.runner.Renderer`."""
