@@ -39,6 +39,17 @@ def hide_meant_warnings() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def hide_loading_bars() -> None:
+    """Keep the bars that model libraries draw for each file out of logs; in a terminal they stay."""
+    if Console(stderr=True).is_terminal:
+        return
+    import diffusers
+    import transformers
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
 class SpeedColumn(ProgressColumn):
     """Items per second."""
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from genaug.launch import WrongValue, check_values, explain, one_job
 
 CONF = Path(__file__).parents[2] / "conf"
-RIGHT = OmegaConf.create({"seed": 0, "stage": "all", "protocol": "heldout", "val_fraction": 0.1})
+RIGHT = OmegaConf.create({"seed": 0, "stage": "all", "protocol": "heldout", "budget": "steps", "val_fraction": 0.1})
 DDP = {"trainer__devices": 2, "trainer__strategy": "ddp", "debug": "fast", "recipe__batch_size": 16}
 
 
@@ -130,8 +130,9 @@ def test_outside_a_sweep_the_command_line_stays(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stage": "foo"}, "stage=foo is not known: choose one of all, synthesize, train, evaluate."),
-        ({"stage": "trian"}, "evaluate. Did you mean 'train'?"),
+        ({"stage": "foo"}, "stage=foo is not known: choose one of all, synthesize, train, evaluate, train_generator."),
+        ({"stage": "trian"}, "train_generator. Did you mean 'train'?"),
+        ({"budget": "x"}, "budget=x is not known: choose one of steps, epochs."),
         ({"protocol": "x"}, "protocol=x is not known: choose one of heldout, last, paper."),
         ({"val_fraction": 1}, "val_fraction=1 must be a number between 0 and 1."),
         ({"val_fraction": "some"}, "val_fraction=some must be a number between 0 and 1."),
@@ -149,7 +150,7 @@ def test_wrong_values_are_named(change, message):
     ("overrides", "lines"),
     [
         (["method=deda", "method.view.p_agu=0.3"], ["No key 'method.view.p_agu'.", "Did you mean 'p_aug'?"]),
-        (["metod=deda"], ["No key 'metod'. There are: callbacks,", "Did you mean 'method'?"]),
+        (["metod=deda"], ["No key 'metod'. There are: budget, callbacks,", "Did you mean 'method'?"]),
         (["dataset=folder", "dataset.root=x", "+new.key=1", "hydra.mod=RUN", "seed=3"], []),
         (["method=foo", "seeed=1"], []),
     ],

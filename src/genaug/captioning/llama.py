@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genaug.captioning.base import Captioner, Request
 from genaug.captioning.engine import llm_prompt
+from genaug.console import hide_loading_bars
 from genaug.devices import release_memory
 from genaug.generation.model_files import files_digest
 from genaug.segmentation.pretrained import explained, local_model, model_files
@@ -132,6 +133,7 @@ class Llama(Captioner):
             return
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        hide_loading_bars()
         name, options = self._source()
         with explained(self.model, REMEDY):
             tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left", **options)

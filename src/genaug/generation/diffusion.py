@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from genaug.console import hide_loading_bars
 from genaug.devices import release_memory
 from genaug.generation.base import Call, Generator
 from genaug.generation.framing import Frame
@@ -205,6 +206,7 @@ class Diffusion(Generator):
         with self._lock:
             if self._loaded is not None:
                 return
+            hide_loading_bars()
             try:
                 pipeline = self._from_pretrained()
             except OSError as error:
