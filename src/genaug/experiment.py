@@ -40,12 +40,12 @@ from genaug.mixing.base import Mixer
 from genaug.reports.tables import show_run, show_stages
 from genaug.seeding import derive
 from genaug.synthesis.runner import Runner, check_writable
-from genaug.synthesis.store import write_atomically
+from genaug.synthesis.store import content_key, write_atomically
 
 log = logging.getLogger(__name__)
 
 RESULTS, SELECTION, STAGES, CHECKPOINTS = "results.json", "selection.json", "stages.json", "checkpoints"
-SHEET = "synthesis.png"
+SHEET, IMAGES = "synthesis.png", "images"
 BEST, LAST, FINAL = "best", "last", "final"
 
 #: How often, in a run, the held-out part is looked at and a checkpoint is written.
@@ -303,6 +303,7 @@ def build_classifier(cfg: DictConfig, pieces: Pieces, data: DataModule) -> Class
 def train(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder: Path) -> None:
     """Train, from the last checkpoint if there is one, and keep the weights that are to be evaluated."""
     final, last = folder / CHECKPOINTS / f"{FINAL}.ckpt", folder / CHECKPOINTS / f"{LAST}.ckpt"
+    check_same_images(data, folder / CHECKPOINTS)
     if final.exists():
         log.info("trained already: %s", final)
         return
@@ -314,6 +315,21 @@ def train(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder:
         if trainer.is_global_zero:
             write_atomically(folder / SELECTION, json.dumps({"score": score}).encode())
     trainer.save_checkpoint(final, weights_only=True)  # the last file: with it the stage is done
+
+
+def check_same_images(data: DataModule, folder: Path) -> None:
+    """Refuse to go on from checkpoints that were trained on other images.
+
+    Raises:
+        WrongValue: what the training draws from has changed: the files, or what a generator at the same path makes.
+    """
+    file, images = folder / IMAGES, content_key(*(sample.id for sample in data.train_source.samples))
+    if file.exists() and file.read_text() != images:
+        raise WrongValue(
+            f"{folder} was trained on other images than this configuration gives now: a folder or a model has changed. "
+            "Delete it to train anew."
+        )
+    write_atomically(file, images.encode())
 
 
 def select(trainer: pl.Trainer, classifier: Classifier, data: DataModule) -> float:

@@ -16,6 +16,7 @@ from conftest import REPOSITORY, TinyFolder, run_cli, started, write_folder
 from hydra import compose, initialize_config_dir
 
 from genaug import experiment
+from genaug.launch import WrongValue
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -151,6 +152,17 @@ def test_interrupted_training_draws_the_same_random_numbers(changes, tiny_folder
     with pytest.raises(InterruptedError, match="ended at step 10"):
         run_here(tiny_folder, tmp_path / "parts", **changes, **interrupted)
     assert_same_run(run_here(tiny_folder, tmp_path / "parts", **changes), whole)
+
+
+def test_checkpoints_of_other_images_are_not_gone_on_from(tiny_folder, tmp_path):
+    run_here(tiny_folder, tmp_path / "run", stage="train")
+    images = tmp_path / "run" / "checkpoints" / "images"
+    before = images.read_text()
+    run_here(tiny_folder, tmp_path / "run", stage="train")
+    assert images.read_text() == before
+    images.write_text("of another folder")
+    with pytest.raises(WrongValue, match="trained on other images"):
+        run_here(tiny_folder, tmp_path / "run", stage="train")
 
 
 @pytest.mark.parametrize("moment", ["selection", "final"])

@@ -189,6 +189,37 @@ def test_the_view_and_the_transform_are_for_training_only(tmp_path):
         indices(loader)
 
 
+class Tripled:
+    """A view that adds two images to each real one."""
+
+    def __init__(self, real):
+        self.real, self.samples, self.num_classes = real, real.samples * 3, real.num_classes
+
+    def __len__(self):
+        return 3 * len(self.real)
+
+    def draw(self, index, rng):
+        return self.real.draw(index % len(self.real), rng)
+
+
+def test_an_epoch_can_be_as_long_as_without_what_a_view_adds(tmp_path):
+    """Equal steps, looks and checkpoints for every method; over the epochs all images have their turn."""
+    data = module(tmp_path, view=Tripled)
+    real = len(data.splits["train"])
+    data.epoch_images = real
+    sampler = data.train_dataloader().sampler
+    epochs = []
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        epochs.append([index for _, index, _ in sampler])
+    assert {len(epoch) for epoch in epochs} == {real // data.batch_size * data.batch_size}
+    assert all(len(set(epoch)) == len(epoch) for epoch in epochs)
+    assert set().union(*epochs) == set(range(3 * real))
+    assert (
+        len(module(tmp_path, view=Tripled).train_dataloader().sampler) == 3 * real // data.batch_size * data.batch_size
+    )
+
+
 # --- workers -------------------------------------------------------------------------------------------------------
 
 

@@ -148,7 +148,7 @@ def test_the_ledger_counts_denoiser_steps_of_retries_too(store, tmp_path):
     report = ledger.report()
     assert report["images"] == 3
     assert report["images_per_second"] == pytest.approx(3 / ledger.wall_seconds, rel=0.01)
-    assert known_speed(tmp_path, "noise") == pytest.approx(ledger.render_seconds / 3, rel=0.01)
+    assert known_speed(tmp_path, "noise") == pytest.approx(ledger.render_seconds / 3, abs=1e-5)
 
 
 # --- damage --------------------------------------------------------------------------------------------------------
