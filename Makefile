@@ -36,6 +36,7 @@ doctest: $(INSTALLED) ## the examples in the docstrings
 
 bench: $(INSTALLED) ## measurements, side by side with what one would use instead
 	$(BIN)/python benchmarks/online_combination.py
+	$(BIN)/python benchmarks/synthesis.py
 
 report: $(INSTALLED) ## compare the runs under RUNS (default: runs)
 	$(BIN)/python -m genaug.reports $(RUNS)
