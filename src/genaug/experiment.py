@@ -45,7 +45,7 @@ from genaug.synthesis.store import content_key, write_atomically
 log = logging.getLogger(__name__)
 
 RESULTS, SELECTION, STAGES, CHECKPOINTS = "results.json", "selection.json", "stages.json", "checkpoints"
-SHEET, IMAGES = "synthesis.png", "images"
+SHEET, TRAINED_ON = "synthesis.png", "trained_on"
 BEST, LAST, FINAL = "best", "last", "final"
 
 #: How often, in a run, the held-out part is looked at and a checkpoint is written.
@@ -303,7 +303,7 @@ def build_classifier(cfg: DictConfig, pieces: Pieces, data: DataModule) -> Class
 def train(trainer: pl.Trainer, classifier: Classifier, data: DataModule, folder: Path) -> None:
     """Train, from the last checkpoint if there is one, and keep the weights that are to be evaluated."""
     final, last = folder / CHECKPOINTS / f"{FINAL}.ckpt", folder / CHECKPOINTS / f"{LAST}.ckpt"
-    check_same_images(data, folder / CHECKPOINTS)
+    check_same_images(data, folder)
     if final.exists():
         log.info("trained already: %s", final)
         return
@@ -323,7 +323,7 @@ def check_same_images(data: DataModule, folder: Path) -> None:
     Raises:
         WrongValue: what the training draws from has changed: the files, or what a generator at the same path makes.
     """
-    file, images = folder / IMAGES, content_key(*(sample.id for sample in data.train_source.samples))
+    file, images = folder / TRAINED_ON, content_key(*(sample.id for sample in data.train_source.samples))
     if file.exists() and file.read_text() != images:
         raise WrongValue(
             f"{folder} was trained on other images than this configuration gives now: a folder or a model has changed. "

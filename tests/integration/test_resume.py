@@ -156,7 +156,7 @@ def test_interrupted_training_draws_the_same_random_numbers(changes, tiny_folder
 
 def test_checkpoints_of_other_images_are_not_gone_on_from(tiny_folder, tmp_path):
     run_here(tiny_folder, tmp_path / "run", stage="train")
-    images = tmp_path / "run" / "checkpoints" / "images"
+    images = tmp_path / "run" / "trained_on"
     before = images.read_text()
     run_here(tiny_folder, tmp_path / "run", stage="train")
     assert images.read_text() == before
