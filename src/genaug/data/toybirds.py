@@ -8,21 +8,16 @@ else, ``ood_sketch`` in pencil. The splits stand in for CUB, Waterbirds and Imag
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from genaug.data.base import Dataset, Sample
+from genaug.data.base import Sample
 from genaug.data.toybirds_art.composition import BIRD_SIZE, COVER_SHARE, GROUPS, Composition, compose
+from genaug.data.toybirds_art.drawn import RENDER_VERSION, DrawnDataset, png
 from genaug.data.toybirds_art.habitat import HABITATS
 from genaug.data.toybirds_art.scene import Scene, check_size, paint, render
 from genaug.data.toybirds_art.species import CUE_COLOUR, CUE_SIZE, SPECIES
@@ -31,11 +26,7 @@ from genaug.synthesis.store import content_key, write_atomically
 
 __all__ = ["HABITATS", "SPECIES", "Scene", "ToyBirds", "render"]
 
-#: Raise it with every change of the drawings: a cache of another version is not used.
-RENDER_VERSION = 1
 SPLITS = ("train", "test", "ood_habitat", "ood_sketch")
-# Below this many pictures, starting processes takes longer than drawing.
-_POOL_FROM = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,7 @@ def _mask_name(name: str) -> str:
     return f"masks/{name}"
 
 
-class ToyBirds(Dataset):
+class ToyBirds(DrawnDataset[_Picture]):
     """Twenty species of birds, drawn once into a cache under ``root``.
 
     Args:
@@ -80,6 +71,7 @@ class ToyBirds(Dataset):
 
     name = "toybirds"
     superclass = "bird"
+    split_names = SPLITS
 
     def __init__(
         self,
@@ -121,23 +113,6 @@ class ToyBirds(Dataset):
         """Home of the species and place of the picture, as in Waterbirds: index ``2 * waterbird + water``."""
         return GROUPS
 
-    def splits(self) -> Mapping[str, Sequence[Sample]]:
-        """Every split; draws what is missing in the cache first.
-
-        Raises:
-            OSError: the cache cannot be written.
-        """
-        manifest = self.root / "metadata.jsonl"
-        if not manifest.exists():
-            self._draw_missing()
-            lines = (json.dumps(self._record(picture)) for picture in self._pictures())
-            write_atomically(manifest, "".join(f"{line}\n" for line in lines).encode())
-        samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-        for line in manifest.read_text().splitlines():
-            record = json.loads(line)
-            samples[record["split"]].append(self._sample(record))
-        return {split: sorted(found, key=lambda sample: sample.id) for split, found in samples.items()}
-
     def _pictures(self) -> Iterator[_Picture]:
         for split in SPLITS:
             count = self.train_per_class if split == "train" else self.test_per_class
@@ -152,40 +127,13 @@ class ToyBirds(Dataset):
         habitat = home if stays else (home + 1 + int(rng.integers(others))) % (others + 1)
         return compose(species, habitat, rng, sketch=split == "ood_sketch")
 
+    def _files(self, picture: _Picture) -> tuple[str, ...]:
+        return picture.name, _mask_name(picture.name)
+
     def _draw(self, picture: _Picture) -> None:
         scene = paint(self.compose(picture.split, picture.species, picture.number), self.image_size)
-        write_atomically(self.root / _mask_name(picture.name), _png(scene.mask))
-        write_atomically(self.root / picture.name, _png(cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)))
-
-    def _draw_missing(self) -> None:
-        """Draw every picture that is not in the cache, on all cores."""
-        missing = self._missing()
-        if len(missing) >= _POOL_FROM and _cores() > 1:
-            try:
-                self._draw_in_pool(missing)
-            except BrokenProcessPool:
-                warnings.warn(
-                    "toybirds: the drawing processes did not start, so one process draws. A script that is read from a"
-                    " pipe, or that has no `if __name__ == '__main__':` around its calls, cannot start others.",
-                    stacklevel=3,
-                )
-        for picture in _progress(self._missing()):
-            self._draw(picture)
-
-    def _missing(self) -> list[_Picture]:
-        """Pictures that are not complete; one counts when its mask is there too."""
-        return [
-            picture
-            for picture in self._pictures()
-            if not ((self.root / picture.name).exists() and (self.root / _mask_name(picture.name)).exists())
-        ]
-
-    def _draw_in_pool(self, pictures: Sequence[_Picture]) -> None:
-        # spawn: a forked child of a process that runs threads (torch, OpenCV) can hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(_cores(), context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            for _ in _progress(pool.map(self._draw, pictures, chunksize=16), len(pictures)):
-                pass
+        write_atomically(self.root / _mask_name(picture.name), png(scene.mask))
+        write_atomically(self.root / picture.name, png(scene.image))
 
     def _record(self, picture: _Picture) -> dict[str, Any]:
         shown = self.compose(picture.split, picture.species, picture.number)
@@ -213,23 +161,3 @@ class ToyBirds(Dataset):
             group=record["group"],
             caption=record["caption"],
         )
-
-
-def _progress(items: Iterable[Any], total: int | None = None) -> Iterable[Any]:
-    """``items`` with a progress bar on stderr, which leaves stdout to results."""
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, "Drawing toybirds", total, console=Console(stderr=True), transient=True)
-
-
-def _png(image: np.ndarray) -> bytes:
-    written, data = cv2.imencode(".png", image)
-    if not written:
-        raise OSError(f"OpenCV could not encode a PNG of shape {image.shape}")
-    return bytes(data.tobytes())
-
-
-def _cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
