@@ -1,6 +1,6 @@
 """Images per second of the engine, beside the loop that published code generates with.
 
-    python benchmarks/synthesis.py                       the tiny generator on one CPU thread
+    python benchmarks/synthesis.py                       the tiny generator on the CPU, all cores
     python benchmarks/synthesis.py --network sdxl --device cuda --batch 8 --images 32
 
 Both make images from the same prompts with the same weights, steps and guidance, each in a process of its own, in turn,
@@ -8,7 +8,7 @@ several rounds; loading is not counted.
 
 * ``loop``: one prompt a call, the picture saved before the next is begun.
 * ``engine``: batches, one generator an image, written while the next batch is made, with records, gates and hashes.
-* ``engine x 2``: two such processes on one store.
+* ``engine x 2``: two such processes on one store, sharing the cores.
 
 ``outside`` is the share of the engine's wall time in which neither text encoder, denoiser nor VAE is at work.
 """
@@ -33,6 +33,7 @@ from rich.table import Table
 
 from genaug.captioning.engine import combinations, read_sets
 from genaug.captioning.template import compose
+from genaug.data.datamodule import cores
 from genaug.generation.diffusion import Diffusion
 from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.runner import Runner
@@ -113,7 +114,7 @@ def measure(asked: argparse.Namespace, part: str, processes: int = 1, outside: b
         command = [sys.executable, __file__, "--part", part, "--folder", f"{folder}/work"]
         for name in ("network", "model", "device", "dtype", "steps", "guidance", "size", "batch", "images"):
             command += [f"--{name}", str(getattr(asked, name))]
-        command += ["--outside"] if outside else []
+        command += ["--threads", str(max(1, asked.threads // processes)), *(["--outside"] if outside else [])]
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
         answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
     return {name: max(answer[name] for answer in answers) for name in answers[0]}
@@ -127,7 +128,8 @@ def compare(asked: argparse.Namespace) -> None:
         rounds["engine"].append(measure(asked, "engine"))
     if asked.processes > 1:
         rounds[f"engine x {asked.processes}"] = [measure(asked, "engine", asked.processes) for _ in range(asked.rounds)]
-    table = Table(title=f"{asked.network}, {asked.steps} steps, {asked.size} px, batch {asked.batch}, {asked.device}")
+    title = f"{asked.network}, {asked.steps} steps, {asked.size} px, batch {asked.batch}, {asked.device}"
+    table = Table(title=title + (f", {asked.threads} threads" if asked.device == "cpu" else ""))
     for column in ("", "images/s", "x loop", "images/s of processor time", "x loop"):
         table.add_column(column, justify="right")
     base = rounds["loop"]
@@ -156,13 +158,14 @@ def main() -> None:
     parser.add_argument("--model", help="folder of the network; built there with random weights if it is not there")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--size", type=int)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=cores(), help="of one process on a CPU")
     parser.add_argument("--part", choices=("loop", "engine"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--outside", action="store_true", help=argparse.SUPPRESS)
@@ -170,8 +173,7 @@ def main() -> None:
     asked.size = asked.size or {"tiny": 64, "sd15": 512, "sdxl": 1024}[asked.network]
     shipped = Path(__file__).parents[1] / "src" / "genaug" / "generation" / "tiny_weights"
     asked.model = asked.model or str(shipped if asked.network == "tiny" else Path("models") / f"random-{asked.network}")
-    if asked.device == "cpu":
-        torch.set_num_threads(1)
+    torch.set_num_threads(asked.threads)
     if asked.part is None:
         compare(asked)
         return
