@@ -69,7 +69,7 @@ def engine(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
 
     generator = Diffusion(
         asked.model, steps=asked.steps, guidance=asked.guidance, dtype=asked.dtype, size=asked.size,
-        batch_size=asked.batch, channels_last=asked.device != "cpu",
+        batch_size=asked.batch, channels_last=True,
     )  # fmt: skip
     renderer = TextImages(generator, generator.size_for(asked.size, asked.size))
     generator.load(asked.device)
@@ -109,7 +109,7 @@ def _time_models(generator: Diffusion) -> list[float]:
 
 
 def measure(asked: argparse.Namespace, part: str, processes: int = 1, outside: bool = False) -> dict[str, float]:
-    """Run a part in fresh processes; of several, the slowest one's time counts."""
+    """Run a part in fresh processes; of several, the slowest one's time and the sum of processor times count."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--part", part, "--folder", f"{folder}/work"]
         for name in ("network", "model", "device", "dtype", "steps", "guidance", "size", "batch", "images"):
@@ -117,7 +117,7 @@ def measure(asked: argparse.Namespace, part: str, processes: int = 1, outside: b
         command += ["--threads", str(max(1, asked.threads // processes)), *(["--outside"] if outside else [])]
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
         answers = [json.loads(process.communicate()[0].splitlines()[-1]) for process in started]
-    return {name: max(answer[name] for answer in answers) for name in answers[0]}
+    return {name: (sum if name == "processor" else max)(one[name] for one in answers) for name in answers[0]}
 
 
 def compare(asked: argparse.Namespace) -> None:
