@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -169,7 +170,7 @@ def _look(objective: Objective, folder: Path, name: str, record: dict[str, Any])
     log.info("%s %s", name, ", ".join(f"{key} {value:.5g}" for key, value in record.items()))
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{name}.jsonl").open("a") as file:
-        file.write(f"{record}\n".replace("'", '"'))
+        file.write(json.dumps(record) + "\n")
     data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     write_atomically(folder / f"{name}_{record['step']:06d}.png", bytes(data))
 
