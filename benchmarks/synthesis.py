@@ -91,7 +91,7 @@ def engine(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
 
 def _time_models(generator: Diffusion) -> list[float]:
     """Seconds of every call of a network from now on."""
-    pipe, seconds = generator._pipeline("text_to_image"), []
+    pipe, seconds = generator.pipeline("text_to_image"), []
 
     @contextlib.contextmanager
     def timed() -> Iterator[None]:

@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from genaug.synthesis.store import content_key
 
-Call = Literal["text_to_image", "image_to_image", "inpaint"]
+Call = Literal["text_to_image", "image_to_image", "inpaint", "edit_transparent"]
 
 
 class Generator(ABC):
@@ -21,11 +22,12 @@ class Generator(ABC):
     Building one is cheap: arguments are checked and local files looked for. Weights are loaded by :meth:`load`, onto
     the device it names. An image depends on its own prompt, seed and inputs, not on the others of its batch.
 
-    All images are ``(H, W, 3)`` uint8 RGB. An entry of an answer is ``None`` where the model gave NaN or infinity.
+    All images are ``(H, W, 3)`` uint8 RGB, unless it is said that they are transparent. An entry of an answer is
+    ``None`` where the model gave NaN or infinity.
 
     Attributes:
         batch_size: How many images are asked for at once, at most.
-        calls: Which of the three calls it offers; the others raise ``NotImplementedError``.
+        calls: Which of the calls it offers; the others raise ``NotImplementedError``.
     """
 
     batch_size: int = 1
@@ -42,6 +44,11 @@ class Generator(ABC):
         parts = [type(self).__module__, type(self).__qualname__, json.dumps(dict(self.settings), sort_keys=True)]
         return f"{type(self).__name__}-{content_key(*parts)[:16]}"
 
+    @property
+    def transparent_settings(self) -> Mapping[str, Any]:
+        """As :attr:`settings`, for all that changes transparent images and no others."""
+        return {}
+
     def load(self, device: str) -> None:  # noqa: B027 - a generator without weights has nothing to load
         """Load the weights onto ``device`` ("cpu", "cuda:1"); the second time nothing happens."""
 
@@ -54,6 +61,10 @@ class Generator(ABC):
 
         The nearest size the model takes; the aspect is kept as well as its steps allow.
         """
+
+    def transparent_side(self, side: int) -> int:
+        """Side in pixels of the square that a transparent picture for a square of ``side`` pixels is edited at."""
+        raise NotImplementedError(f"{type(self).__name__} edits no transparent images")
 
     @abstractmethod
     def denoiser_steps(self, call: Call, strength: float = 1.0) -> int:
@@ -107,3 +118,28 @@ class Generator(ABC):
             strength: Noise level in (0, 1], as in :meth:`image_to_image`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not inpaint")
+
+    def edit_transparent(
+        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], strength: float
+    ) -> list[np.ndarray | None]:
+        """Edit images with an alpha channel, as :meth:`image_to_image` edits those without one.
+
+        Args:
+            images: ``(H, W, 4)`` uint8 RGBA each, all of one size, colours not multiplied by alpha; sides as
+                :meth:`transparent_side` gives them.
+            prompts: One an image.
+            seeds: One an image.
+            strength: Noise level in (0, 1], as in :meth:`image_to_image`.
+
+        Returns:
+            ``(H, W, 4)`` uint8 RGBA each.
+        """
+        raise NotImplementedError(f"{type(self).__name__} edits no transparent images")
+
+    def add_words(self, words: Mapping[str, Sequence[Tensor]]) -> None:
+        """New words for prompts (textual inversion), until :meth:`unload`; those known already are skipped.
+
+        Args:
+            words: By word, its vectors ``(n, dim)`` for each text encoder of the model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} learns no words")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -19,6 +20,7 @@ from genaug.generation.base import Call, Generator
 from genaug.generation.framing import Frame
 from genaug.generation.model_files import locate, missing, model_digest, read_config
 from genaug.generation.noise_levels import Schedule, Start, build_scheduler, size_shift
+from genaug.generation.transparency import Transparency
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: Share of the training timesteps by which a real start may differ from the planned one: models that shift their noise
@@ -62,6 +64,7 @@ class Diffusion(Generator):
         cpu_offload: Keep on the device only the part that is at work: less memory, slower. Of no use on a CPU.
         compile: Compile the denoiser; pays off from hundreds of images of one size and batch.
         channels_last: Keep convolution weights channels last: faster on GPUs with tensor cores.
+        transparency: How it edits transparent images; None if it does not.
 
     Raises:
         FileNotFoundError: ``model`` is a folder that is not there or holds no model.
@@ -86,6 +89,7 @@ class Diffusion(Generator):
         cpu_offload: bool = False,
         compile: bool = False,
         channels_last: bool = False,
+        transparency: Transparency | None = None,
     ) -> None:
         for name, value in (("steps", steps), ("size", size), ("batch_size", batch_size)):
             if value is not None and value < 1:
@@ -100,8 +104,16 @@ class Diffusion(Generator):
         self.call_arguments = _plain(call_arguments)
         self.attention_slicing, self.cpu_offload = attention_slicing, cpu_offload
         self.compile, self.channels_last = compile, channels_last
+        self.transparency = transparency
+        if transparency is not None:
+            self.calls = (*self.calls, "edit_transparent")
+            if self.folder is not None:
+                transparency.check(self._index)
         self._loaded: Any = None
         self._pipelines: dict[Call, Any] = {}
+        self._words: set[str] = set()
+        #: Open while the denoiser is as transparent images need it.
+        self._transparent: ExitStack | None = None
         self._lock = Lock()
 
     @property
@@ -114,6 +126,11 @@ class Diffusion(Generator):
             "scheduler_arguments": self.scheduler_arguments,
             "call_arguments": self.call_arguments,
         }
+
+    @property
+    def transparent_settings(self) -> Mapping[str, Any]:
+        """See :attr:`Generator.transparent_settings`."""
+        return {} if self.transparency is None else self.transparency.settings
 
     @cached_property
     def _identity(self) -> str:
@@ -195,6 +212,11 @@ class Diffusion(Generator):
         """See :meth:`Generator.size_for`; sides are rounded up, so that a scaled image fits in whole."""
         return Frame.of(height, width, self._step, self.size).size
 
+    def transparent_side(self, side: int) -> int:
+        """See :meth:`Generator.transparent_side`."""
+        step = self._step if self.transparency is None else max(self._step, self.transparency.step)
+        return Frame.of(side, side, step, self.size).size[0]
+
     # --- loading ---------------------------------------------------------------------------------------------------
 
     def load(self, device: str) -> None:
@@ -224,8 +246,11 @@ class Diffusion(Generator):
     def unload(self) -> None:
         """See :meth:`Generator.unload`."""
         with self._lock:
-            self._loaded = None
+            self._loaded = self._transparent = None
             self._pipelines.clear()
+            self._words.clear()
+            if self.transparency is not None:
+                self.transparency.unload()
         release_memory()
 
     def _from_pretrained(self) -> Any:
@@ -263,6 +288,7 @@ class Diffusion(Generator):
             "text_to_image": diffusers.AutoPipelineForText2Image,
             "image_to_image": diffusers.AutoPipelineForImage2Image,
             "inpaint": diffusers.AutoPipelineForInpainting,
+            "edit_transparent": diffusers.AutoPipelineForImage2Image,
         }
         try:
             # The watermark is no part of a pipeline's configuration, which is all that from_pipe passes on by itself.
@@ -275,11 +301,17 @@ class Diffusion(Generator):
             )
         return pipeline
 
-    def _pipeline(self, call: Call) -> Any:
-        """The pipeline of a call, ready to be run."""
+    def pipeline(self, call: Call) -> Any:
+        """The pipeline of diffusers that serves a call, ready to be run; its denoiser is as that call needs it.
+
+        Raises:
+            RuntimeError: nothing is loaded.
+            NotImplementedError: the model does not offer the call.
+        """
         with self._lock:
             if self._loaded is None:
                 raise RuntimeError(f"{type(self).__name__} has no weights yet: call load(device) first")
+            self._change_denoiser(call == "edit_transparent")
             if call not in self._pipelines:
                 pipeline = self._convert(call)
                 # One of its own: its state is of one call, and pipelines change the configuration of those they get.
@@ -293,6 +325,42 @@ class Diffusion(Generator):
                     pipeline.enable_model_cpu_offload(device=self._device)
                 self._pipelines[call] = pipeline
             return self._pipelines[call]
+
+    def _change_denoiser(self, transparent: bool) -> None:
+        """Exchange what transparent images need of the denoiser, where the last call needed the other."""
+        if transparent and self._transparent is None:
+            assert self.transparency is not None
+            self.transparency.load(self._loaded, self._device)
+            self._transparent = ExitStack()
+            self._transparent.enter_context(self.transparency.active(self._loaded))
+        elif not transparent and self._transparent is not None:
+            self._transparent.close()
+            self._transparent = None
+
+    def add_words(self, words: Mapping[str, Sequence[Tensor]]) -> None:
+        """See :meth:`Generator.add_words`.
+
+        Raises:
+            NotImplementedError: diffusers loads no words into this kind of model.
+            ValueError: a word has not one tensor for each text encoder.
+        """
+        pipeline = self.pipeline("image_to_image")
+        new = {word: vectors for word, vectors in words.items() if word not in self._words}
+        if not new:
+            return
+        if not hasattr(pipeline, "load_textual_inversion"):
+            raise NotImplementedError(f"{type(pipeline).__name__} of {self.model} learns no words")
+        encoders = text_encoders(pipeline)
+        for number, (tokenizer, encoder) in enumerate(encoders):
+            if any(len(vectors) != len(encoders) for vectors in new.values()):
+                raise ValueError(f"{self.model} has {len(encoders)} text encoders: each word needs a tensor for each.")
+            pipeline.load_textual_inversion(
+                [vectors[number] for vectors in new.values()],
+                token=list(new),
+                tokenizer=tokenizer,
+                text_encoder=encoder,
+            )
+        self._words |= set(new)
 
     # --- making ----------------------------------------------------------------------------------------------------
 
@@ -346,6 +414,48 @@ class Diffusion(Generator):
             for one, mask, image in zip(made, masks, images, strict=True)
         ]
 
+    def edit_transparent(
+        self, images: Sequence[np.ndarray], prompts: Sequence[str], seeds: Sequence[int], strength: float
+    ) -> list[np.ndarray | None]:
+        """See :meth:`Generator.edit_transparent`.
+
+        Raises:
+            ValueError: an image is not ``(H, W, 4)`` uint8, they differ in size, or the model does not take that.
+        """
+        check_counts(prompts, seeds, images)
+        start, pipeline = self.start("edit_transparent", strength), self.pipeline("edit_transparent")
+        assert self.transparency is not None
+        made: list[np.ndarray | None] = []
+        for count, filled in self._batches(len(prompts)):
+            # A tensor of four channels is taken for latents, and not scaled again.
+            latents = self.transparent_latents([images[index] for index in filled])
+            size = images[0].shape[0], images[0].shape[1]
+            answer = pipeline(
+                prompt=[prompts[index] for index in filled],
+                image=latents,
+                generator=[torch.Generator().manual_seed(seeds[index]) for index in filled],
+                num_inference_steps=self.steps,
+                output_type="latent",
+                callback_on_step_end=self._start_check(start),
+                **self._wishes(pipeline, start, len(filled), size),
+            )
+            made += uint8_images(self.transparency.decode(pipeline, answer.images[:count]))
+        return made
+
+    def transparent_latents(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Scaled latents ``(N, 4, h, w)`` of images as :meth:`edit_transparent` takes them, on the device.
+
+        Raises:
+            ValueError: as there.
+        """
+        pipeline = self.pipeline("edit_transparent")
+        assert self.transparency is not None
+        height, width = check_images(images, channels=4)
+        step = max(self._step, self.transparency.step)
+        if height % step or width % step:
+            raise ValueError(f"expected transparent images whose sides are multiples of {step}, got {width}x{height}")
+        return self.transparency.encode(pipeline, image_tensor(images))
+
     def _frame(self, images: Sequence[np.ndarray]) -> Frame:
         return Frame.of(*check_images(images), self._step, self.size)
 
@@ -359,11 +469,9 @@ class Diffusion(Generator):
         **inputs: Tensor,
     ) -> list[np.ndarray | None]:
         """Run the pipeline of a call in batches, on inputs of the model's size."""
-        start, pipeline = self.start(call, strength), self._pipeline(call)
+        start, pipeline = self.start(call, strength), self.pipeline(call)
         made: list[np.ndarray | None] = []
-        for first in range(0, len(prompts), self.batch_size):
-            batch = list(range(first, min(first + self.batch_size, len(prompts))))
-            filled = batch + batch[-1:] * ((self.batch_size - len(batch)) if self.fill_batches else 0)
+        for count, filled in self._batches(len(prompts)):
             answer = pipeline(
                 prompt=[prompts[index] for index in filled],
                 # On the CPU, so that a seed means the same noise on every device.
@@ -374,8 +482,14 @@ class Diffusion(Generator):
                 **{name: tensor[filled] for name, tensor in inputs.items()},
                 **self._wishes(pipeline, start, len(filled), size),
             )
-            made += uint8_images(answer.images[: len(batch)])
+            made += uint8_images(answer.images[:count])
         return made
+
+    def _batches(self, count: int) -> Iterator[tuple[int, list[int]]]:
+        """How many images of each batch are wanted, and the numbers of all its images, filled up or not."""
+        for first in range(0, count, self.batch_size):
+            batch = list(range(first, min(first + self.batch_size, count)))
+            yield len(batch), batch + batch[-1:] * ((self.batch_size - len(batch)) if self.fill_batches else 0)
 
     def _wishes(self, pipeline: Any, start: Start, count: int, size: tuple[int, int]) -> dict[str, Any]:
         """What is configured, and of what pipelines differ in what this one knows."""
@@ -413,18 +527,22 @@ def check_counts(prompts: Sequence[str], seeds: Sequence[int], *others: Sequence
         raise ValueError(f"expected one prompt, seed and input an image, got {counts} of them")
 
 
-def check_images(images: Sequence[np.ndarray]) -> tuple[int, int]:
+def check_images(images: Sequence[np.ndarray], channels: int = 3) -> tuple[int, int]:
     """Height and width of all images.
 
     Raises:
-        ValueError: one is not ``(H, W, 3)`` uint8, or they differ in size.
+        ValueError: one is not ``(H, W, channels)`` uint8, or they differ in size.
     """
     for image in images:
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
+        if not good or image.shape[2] != channels:
             came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else f"{type(image).__name__}"
+            trap = (
+                " Drop the alpha channel or paint it on a background first: diffusers takes a picture of four "
+                "channels for latents, without a word."
+            )
             raise ValueError(
-                f"expected images as (H, W, 3) uint8 arrays, got {came}. Drop the alpha channel or paint it on a "
-                "background first: diffusers takes a picture of four channels for latents, without a word."
+                f"expected images as (H, W, {channels}) uint8 arrays, got {came}.{trap if channels == 3 else ''}"
             )
     sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
@@ -445,16 +563,26 @@ def check_masks(masks: Sequence[np.ndarray], size: tuple[int, int]) -> None:
 
 
 def image_tensor(images: Sequence[np.ndarray]) -> Tensor:
-    """``(N, 3, H, W)`` float32 in [0, 1] for images ``(H, W, 3)`` uint8."""
+    """``(N, C, H, W)`` float32 in [0, 1] for images ``(H, W, C)`` uint8."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def uint8_images(images: Tensor) -> list[np.ndarray | None]:
-    """``(H, W, 3)`` uint8 for each of ``(N, 3, H, W)`` around [0, 1]; None where a value is NaN or infinite."""
+    """``(H, W, C)`` uint8 for each of ``(N, C, H, W)`` around [0, 1]; None where a value is NaN or infinite."""
     finite = images.isfinite().flatten(1).all(1).tolist()
     pixels = (images.float().nan_to_num().clamp(0, 1) * 255).round().to(torch.uint8)
     arrays = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return [array if good else None for array, good in zip(arrays, finite, strict=True)]
+
+
+def text_encoders(pipeline: Any) -> list[tuple[Any, Any]]:
+    """Tokenizer and text encoder of a pipeline, once each: one pair for Stable Diffusion, two for SDXL."""
+    pairs = [(f"tokenizer{number}", f"text_encoder{number}") for number in ("", "_2", "_3")]
+    return [
+        (getattr(pipeline, tokenizer), getattr(pipeline, encoder))
+        for tokenizer, encoder in pairs
+        if getattr(pipeline, encoder, None) is not None
+    ]
 
 
 def _plain(arguments: Mapping[str, Any] | None) -> dict[str, Any]:
