@@ -128,9 +128,9 @@ def run(cfg: DictConfig) -> float | None:
     """
     hide_meant_warnings()
     if cfg.stage == "train_generator":
-        from genaug.generation.training import train_generator
+        from genaug.generation.training import chosen_recipe
 
-        log.info("the trained generator: %s", train_generator(cfg))
+        log.info("the trained generator: %s", instantiate(chosen_recipe(cfg).task)(cfg))
         return None
     # Work is spread over images; and a loader process, forked while OpenCV has threads of its own, can wait for them
     # for ever.

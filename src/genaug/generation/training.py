@@ -42,7 +42,7 @@ class Captioned:
     """Pictures and what they show.
 
     Attributes:
-        pictures: ``(N, 3, S, S)`` uint8.
+        pictures: ``(N, 3, S, S)`` uint8; of cut-outs ``(N, V, 4, S, S)``, V views of each.
         captions: One a picture.
     """
 
@@ -191,6 +191,17 @@ def load_data(cfg: DictConfig) -> tuple[Captioned, Captioned]:
     return hold_out(data, cfg.generator_training.held_out, cfg.seed)
 
 
+def chosen_recipe(cfg: DictConfig) -> DictConfig:
+    """What ``stage=train_generator`` is to train; its ``task`` takes the whole configuration.
+
+    Raises:
+        ValueError: no ``generator_training`` was chosen.
+    """
+    if cfg.get("generator_training") is None:
+        raise ValueError("stage=train_generator takes a recipe: add generator_training=tiny to the command")
+    return cfg.generator_training
+
+
 def train_generator(cfg: DictConfig) -> Path:
     """Train a generator on the training split of ``cfg.dataset``; the same call goes on after a kill.
 
@@ -204,9 +215,7 @@ def train_generator(cfg: DictConfig) -> Path:
     Raises:
         ValueError: no ``generator_training`` was chosen.
     """
-    if cfg.get("generator_training") is None:
-        raise ValueError("stage=train_generator takes a recipe: add generator_training=tiny to the command")
-    output, device = Path(cfg.paths.output), cfg.generator_training.device
+    device, output = chosen_recipe(cfg).device, Path(cfg.paths.output)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     learn, look = load_data(cfg)

@@ -62,8 +62,8 @@ class Denoising(Objective):
         tokenizer = pipeline.tokenizer
         self.tokens, self.held_out_tokens = tokenize(tokenizer, captions), tokenize(tokenizer, held_out_captions)
         self.nothing = tokenize(tokenizer, [""])[0]
-        self.pieces = torch.tensor(
-            [index for word, index in tokenizer.get_vocab().items() if not word.endswith(("</w>", "|>"))]
+        self.pieces = torch.tensor(  # sorted: a vocabulary comes in another order each time
+            sorted(index for word, index in tokenizer.get_vocab().items() if not word.endswith(("</w>", "|>")))
         )
         self.signal = pipeline.scheduler.alphas_cumprod
         self.prompts, self.batch_size, self.drop, self.strange = list(prompts), batch_size, drop, strange
