@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,9 @@ class Transparency(ABC):
     def unload(self) -> None:
         """Give up the weights."""
 
-    @contextmanager
-    def active(self, pipeline: Any) -> Iterator[None]:
+    def active(self, pipeline: Any) -> AbstractContextManager[object]:
         """Inside, the pipeline's denoiser knows transparent latents; afterwards it is what it was, to the bit."""
-        yield
+        return nullcontext()
 
     @abstractmethod
     def encode(self, pipeline: Any, images: Tensor) -> Tensor:
@@ -65,8 +64,10 @@ class Transparency(ABC):
         """Images ``(N, 4, H, W)`` around [0, 1] for scaled latents."""
 
 
-class Exchange:
-    """Some weights of a denoiser, exchanged for others and back.
+class Exchange(AbstractContextManager["Exchange"]):
+    """Some weights of a denoiser, exchanged for others inside a ``with`` and back afterwards.
+
+    No generator function: one that is still open when the program ends would exchange them once more, too late.
 
     Args:
         denoiser: Whose.
@@ -101,14 +102,16 @@ class Exchange:
                     parameter.copy_(before[name])
         return cls(denoiser, after)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Exchange:
         """Inside, the denoiser has the other weights."""
+        return self
+
+    def __enter__(self) -> Exchange:
         self._swap()
-        try:
-            yield
-        finally:
-            self._swap()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._swap()
 
     @torch.no_grad()
     def _swap(self) -> None:
@@ -190,14 +193,9 @@ class FourChannelVAE(Transparency):
         """See :class:`Transparency`."""
         self._vae = self._exchange = None
 
-    @contextmanager
-    def active(self, pipeline: Any) -> Iterator[None]:
+    def active(self, pipeline: Any) -> AbstractContextManager[object]:
         """See :class:`Transparency`."""
-        if self._exchange is None:
-            yield
-        else:
-            with self._exchange.applied():
-                yield
+        return self._exchange.applied() if self._exchange else nullcontext()
 
     @torch.no_grad()
     def encode(self, pipeline: Any, images: Tensor) -> Tensor:
