@@ -127,8 +127,9 @@ def lora_exchange(pipeline: Any, file: Path) -> Exchange:
     """The denoiser's weights with a LoRA file, in any layout that diffusers reads, worked into them."""
 
     def change() -> None:
-        pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
-        pipeline.fuse_lora()
+        layers, alphas = pipeline.lora_state_dict(str(file.parent), weight_name=file.name)
+        pipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=pipeline.unet)
+        pipeline.fuse_lora(components=["unet"])
         pipeline.unload_lora_weights()
 
     return Exchange.after(pipeline.unet, change)

@@ -1,0 +1,3 @@
+from genaug.generation.layerdiffuse.layerdiffuse import LayerDiffuse
+
+__all__ = ["LayerDiffuse"]
