@@ -439,7 +439,7 @@ class Diffusion(Generator):
                 callback_on_step_end=self._start_check(start),
                 **self._wishes(pipeline, start, len(filled), size),
             )
-            made += uint8_images(self.transparency.decode(pipeline, answer.images[:count]))
+            made += uint8_images(self.transparency.decode(pipeline, answer.images)[:count])
         return made
 
     def transparent_latents(self, images: Sequence[np.ndarray]) -> Tensor:
@@ -455,6 +455,28 @@ class Diffusion(Generator):
         if height % step or width % step:
             raise ValueError(f"expected transparent images whose sides are multiples of {step}, got {width}x{height}")
         return self.transparency.encode(pipeline, image_tensor(images))
+
+    def image_latents(self, images: Sequence[np.ndarray]) -> Tensor:
+        """Scaled latents ``(N, C, h, w)`` of images as :meth:`image_to_image` edits them, on the device.
+
+        Nothing random is in them: they are the means of the autoencoder's posteriors.
+
+        Raises:
+            ValueError: as there.
+        """
+        frame, vae = self._frame(images), self.pipeline("image_to_image").vae
+        dtype, shift = vae.dtype, vae.config.get("shift_factor") or 0.0
+        pixels = image_tensor([frame.show(image) for image in images]).to(vae.device) * 2 - 1
+        overflows = dtype == torch.float16 and vae.config.get("force_upcast")  # SDXL's does
+        if overflows:
+            vae.to(torch.float32)
+        try:
+            with torch.no_grad():
+                means = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+        finally:
+            if overflows:
+                vae.to(dtype)
+        return ((means - shift) * vae.config.scaling_factor).to(dtype)
 
     def _frame(self, images: Sequence[np.ndarray]) -> Frame:
         return Frame.of(*check_images(images), self._step, self.size)

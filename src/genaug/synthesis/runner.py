@@ -15,7 +15,7 @@ import os
 import resource
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class Renderer(Protocol):
         """Give the device's memory back: training comes next."""
 
     def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
-        """Make one image a job, ``(H, W, 3)`` uint8; the jobs are of one shape.
+        """Make one image a job, ``(H, W, 3)`` or transparent ``(H, W, 4)`` uint8; the jobs are of one shape.
 
         Args:
             jobs: What to make.
@@ -160,9 +160,8 @@ class Runner:
         if missing or self.trainer.world_size > 1:
             check_writable(store.root)
             work = _Work(jobs, renderer, store, name, ledger, self.retries)
-            once: Any = [0]  # each process is called once and takes its share by itself
             try:
-                self.trainer.predict(work, DataLoader(once, batch_size=None), return_predictions=False)
+                self._in_every_process(work)
             finally:
                 renderer.unload()
             if ledger.images:
@@ -170,6 +169,30 @@ class Runner:
         if missing or not (store.root / METADATA).exists():
             store.write_metadata()
         return ledger
+
+    def everywhere(self, task: Callable[[str], None]) -> None:
+        """Do ``task(device)`` once in every process of the trainer, in each with its own device ("cuda:1").
+
+        Precision is that of the weights, and gradients can be computed. Every process must call this.
+        """
+        self._in_every_process(_Everywhere(task))
+
+    def _in_every_process(self, work: pl.LightningModule) -> None:
+        once: Any = [0]  # each process is called once and takes its share by itself
+        self.trainer.predict(work, DataLoader(once, batch_size=None), return_predictions=False)
+
+
+class _Everywhere(pl.LightningModule):
+    """See :meth:`Runner.everywhere`."""
+
+    def __init__(self, task: Callable[[str], None]) -> None:
+        super().__init__()
+        self.task = task
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        """The task, free of what Lightning has chosen for prediction."""
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(self.device.type, enabled=False):
+            self.task(str(self.device))
 
 
 class _Work(pl.LightningModule):
