@@ -2,11 +2,13 @@
 
     python benchmarks/synthesis.py                       the tiny generator on the CPU, all cores
     python benchmarks/synthesis.py --network sdxl --device cuda --batch 8 --images 32
+    python benchmarks/synthesis.py --work objects        cut-out objects edited, as De-DA does
 
 Both make images from the same prompts with the same weights, steps and guidance, each in a process of its own, in turn,
 several rounds; loading is not counted.
 
-* ``loop``: one prompt a call, the picture saved before the next is begun.
+* ``loop``: one prompt a call, the picture saved before the next is begun. Of objects, each is cut out, encoded, edited
+  by diffusers' image-to-image pipeline with the LoRA loaded as its documentation says, decoded and saved.
 * ``engine``: batches, one generator an image, written while the next batch is made, with records, gates and hashes.
 * ``engine x 2``: two such processes on one store, sharing the cores.
 
@@ -27,21 +29,77 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from genaug.captioning.engine import combinations, read_sets
 from genaug.captioning.template import compose
+from genaug.data.base import Sample
 from genaug.data.datamodule import cores
+from genaug.data.reading import read_image, read_mask
+from genaug.data.toybirds import ToyBirds
+from genaug.functional.cutouts import Square
+from genaug.functional.masks import mask_box
 from genaug.generation.diffusion import Diffusion
+from genaug.generation.transparency import FourChannelVAE
 from genaug.synthesis.image_store import ImageStore
-from genaug.synthesis.runner import Runner
+from genaug.synthesis.jobs import Job
+from genaug.synthesis.object_edits import EditRenderer, ObjectEdits, Subject
+from genaug.synthesis.runner import Renderer, Runner
 from genaug.synthesis.text_images import TextImages
+
+#: Noise level and padding of edited objects.
+STRENGTH, PADDING = 0.4, 0.1
 
 
 def prompts(count: int) -> list[str]:
     return [compose(request) for request in combinations(read_sets(), count, seed=0)]
+
+
+def birds(asked: argparse.Namespace) -> tuple[ToyBirds, list[tuple[Sample, np.ndarray, tuple[int, int, int, int]]]]:
+    """Photographs with the masks and boxes of their objects."""
+    dataset = ToyBirds(asked.cache, image_size=64)
+    found = []
+    for sample in dataset.splits()["train"][: asked.images]:
+        mask = read_mask(sample.mask)
+        found.append((sample, mask, mask_box(mask)))
+    return dataset, found
+
+
+def loop_of_objects(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
+    from diffusers import AutoencoderKL, StableDiffusionImg2ImgPipeline
+    from PIL import Image
+
+    shipped = Path(asked.model).with_name("tiny_transparency")
+    given = {"safety_checker": None, "requires_safety_checker": False, "dtype": getattr(torch, asked.dtype)}
+    pipe = StableDiffusionImg2ImgPipeline.from_pretrained(asked.model, **given).to(asked.device)
+    pipe.load_lora_weights(shipped, weight_name=FourChannelVAE.LORA)
+    pipe.set_progress_bar_config(disable=True)
+    vae = AutoencoderKL.from_pretrained(shipped, torch_dtype=getattr(torch, asked.dtype)).to(asked.device)
+    dataset, found = birds(asked)
+    start = Diffusion(asked.model, steps=asked.steps).start("image_to_image", STRENGTH)  # as many steps as the engine
+    folder.mkdir(parents=True)
+
+    @torch.no_grad()
+    def make(number: int, sample: Sample, mask: np.ndarray, box: tuple[int, int, int, int]) -> None:
+        rgba = Square.around(box, PADDING).cut(read_image(sample.path), mask, asked.size)
+        pixels = torch.from_numpy(rgba).permute(2, 0, 1)[None].to(vae.device, vae.dtype) / 127.5 - 1
+        latents = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+        prompt = f"a photo of a {dataset.classes[sample.label].lower()}"
+        edited = pipe(
+            prompt, latents, strength=start.argument, num_inference_steps=asked.steps,
+            guidance_scale=asked.guidance, output_type="latent",
+        ).images  # fmt: skip
+        made = vae.decode(edited / vae.config.scaling_factor).sample[0].float().clamp(-1, 1) * 127.5 + 127.5
+        Image.fromarray(made.permute(1, 2, 0).byte().cpu().numpy()).save(folder / f"{number}.png")
+
+    make(-1, *found[0])
+    started, used = time.monotonic(), time.process_time()
+    for number, one in enumerate(found):
+        make(number, *one)
+    return {"seconds": time.monotonic() - started, "processor": time.process_time() - used}
 
 
 def loop(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -70,28 +128,46 @@ def engine(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
     generator = Diffusion(
         asked.model, steps=asked.steps, guidance=asked.guidance, dtype=asked.dtype, size=asked.size,
         batch_size=asked.batch, channels_last=True,
+        transparency=FourChannelVAE("genaug:tiny_transparency") if asked.work == "objects" else None,
     )  # fmt: skip
-    renderer = TextImages(generator, generator.size_for(asked.size, asked.size))
+    renderer, jobs = (objects if asked.work == "objects" else scenes)(asked, generator)
     generator.load(asked.device)
-    generator.text_to_image(prompts(asked.batch), list(range(asked.batch)), renderer.size)
+    renderer.render(jobs[: asked.batch], list(range(asked.batch)))  # kernels are chosen at the first call
     busy = _time_models(generator) if asked.outside else None
     trainer = pl.Trainer(
         accelerator="cpu" if asked.device == "cpu" else "gpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    jobs = [renderer.job(prompt, seed) for seed, prompt in enumerate(prompts(asked.images))]
     store = ImageStore(folder / "store", renderer.description)
     used = time.process_time()
-    ledger = Runner(trainer, folder).run(jobs, renderer, store, "images")
-    measured = {"seconds": ledger.wall_seconds, "processor": time.process_time() - used, "images": ledger.images}
+    ledger = Runner(trainer, folder, retries=0).run(jobs, renderer, store, "images")
+    measured = {
+        "seconds": ledger.wall_seconds,
+        "processor": time.process_time() - used,
+        "images": ledger.images + ledger.failed,
+    }
     if busy is not None:
         measured["outside"] = 1 - sum(busy) / ledger.wall_seconds
     return measured
 
 
+def scenes(asked: argparse.Namespace, generator: Diffusion) -> tuple[Renderer, list[Job]]:
+    renderer = TextImages(generator, generator.size_for(asked.size, asked.size))
+    return renderer, [renderer.job(prompt, seed) for seed, prompt in enumerate(prompts(asked.images))]
+
+
+def objects(asked: argparse.Namespace, generator: Diffusion) -> tuple[Renderer, list[Job]]:
+    dataset, found = birds(asked)
+    edits = ObjectEdits(generator, inversion=None, copies=1, strength=STRENGTH, padding=PADDING)
+    subjects = [Subject(sample, sample.id, box, mask.shape) for sample, mask, box in found]
+    masks = {sample.id: mask for sample, mask, _ in found}
+    renderer = EditRenderer(edits, dataset, subjects, masks, side=asked.size)
+    return renderer, [renderer.job_of(subject, 1) for subject in subjects]
+
+
 def _time_models(generator: Diffusion) -> list[float]:
     """Seconds of every call of a network from now on."""
-    pipe, seconds = generator.pipeline("text_to_image"), []
+    pipe, seconds = generator.pipeline("edit_transparent" if generator.transparency else "text_to_image"), []
 
     @contextlib.contextmanager
     def timed() -> Iterator[None]:
@@ -102,6 +178,8 @@ def _time_models(generator: Diffusion) -> list[float]:
         seconds.append(time.monotonic() - started)
 
     parts = [(getattr(pipe, name, None), "forward") for name in ("text_encoder", "text_encoder_2", "unet")]
+    if generator.transparency is not None:
+        parts += [(generator.transparency, "encode"), (generator.transparency, "decode")]
     for module, name in [*parts, (pipe.vae, "decode")]:
         if module is not None:
             setattr(module, name, timed()(getattr(module, name)))
@@ -112,7 +190,19 @@ def measure(asked: argparse.Namespace, part: str, processes: int = 1, outside: b
     """Run a part in fresh processes; of several, the slowest one's time and the sum of processor times count."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--part", part, "--folder", f"{folder}/work"]
-        for name in ("network", "model", "device", "dtype", "steps", "guidance", "size", "batch", "images"):
+        for name in (
+            "work",
+            "cache",
+            "network",
+            "model",
+            "device",
+            "dtype",
+            "steps",
+            "guidance",
+            "size",
+            "batch",
+            "images",
+        ):
             command += [f"--{name}", str(getattr(asked, name))]
         command += ["--threads", str(max(1, asked.threads // processes)), *(["--outside"] if outside else [])]
         started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
@@ -128,7 +218,7 @@ def compare(asked: argparse.Namespace) -> None:
         rounds["engine"].append(measure(asked, "engine"))
     if asked.processes > 1:
         rounds[f"engine x {asked.processes}"] = [measure(asked, "engine", asked.processes) for _ in range(asked.rounds)]
-    title = f"{asked.network}, {asked.steps} steps, {asked.size} px, batch {asked.batch}, {asked.device}"
+    title = f"{asked.work}: {asked.network}, {asked.steps} steps, {asked.size} px, batch {asked.batch}, {asked.device}"
     table = Table(title=title + (f", {asked.threads} threads" if asked.device == "cpu" else ""))
     for column in ("", "images/s", "x loop", "images/s of processor time", "x loop"):
         table.add_column(column, justify="right")
@@ -154,6 +244,8 @@ def build(asked: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", choices=("scenes", "objects"), default="scenes")
+    parser.add_argument("--cache", type=Path, default=Path("cache/toybirds"), help="of drawn birds, for --work objects")
     parser.add_argument("--network", choices=("tiny", "sd15", "sdxl"), default="tiny")
     parser.add_argument("--model", help="folder of the network; built there with random weights if it is not there")
     parser.add_argument("--device", default="cpu")
@@ -173,11 +265,14 @@ def main() -> None:
     asked.size = asked.size or {"tiny": 64, "sd15": 512, "sdxl": 1024}[asked.network]
     shipped = Path(__file__).parents[1] / "src" / "genaug" / "generation" / "tiny_weights"
     asked.model = asked.model or str(shipped if asked.network == "tiny" else Path("models") / f"random-{asked.network}")
+    if asked.work == "objects" and asked.network != "tiny":
+        parser.error("--work objects has weights for transparent images of --network tiny alone")
     torch.set_num_threads(asked.threads)
     if asked.part is None:
         compare(asked)
         return
-    answer: dict[str, Any] = {"loop": loop, "engine": engine}[asked.part](asked, asked.folder)
+    parts = {"loop": loop_of_objects if asked.work == "objects" else loop, "engine": engine}
+    answer: dict[str, Any] = parts[asked.part](asked, asked.folder)
     print(json.dumps(answer))
 
 

@@ -97,6 +97,13 @@ def save_sd15(folder: Path) -> Path:
     return folder
 
 
+def save_rgba_vae(folder: Path) -> Path:
+    """Save an autoencoder of four channels for :func:`save_sd15`'s model and return its folder."""
+    torch.manual_seed(1)
+    vae(in_channels=4, out_channels=4).save_pretrained(folder)
+    return folder
+
+
 def save_pix2pix(folder: Path) -> Path:
     """Save a model in the shape of InstructPix2Pix, which sees the image in four more channels."""
     from diffusers import StableDiffusionInstructPix2PixPipeline

@@ -70,7 +70,7 @@ def test_a_wrong_value_is_refused_before_an_image_is_read(override, expected, ti
     for name in ("a", "b"):  # an attempt to read these would be the error
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "1.png").write_bytes(b"no image")
-    broken = ("dataset.root=data", "dataset.masks=null", "method=deda", "segmenter=grabcut")
+    broken = ("dataset.root=data", "dataset.masks=null", "method=deda_mixing", "segmenter=grabcut")
     said = message(run_cli(*tiny_folder.overrides(), *broken, override, cwd=tmp_path))
     assert expected in said
     assert not list(tmp_path.rglob("*.ckpt"))

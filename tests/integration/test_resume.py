@@ -83,7 +83,7 @@ def kill_when(enough: Callable[[], bool], *overrides: str, cwd: Path) -> None:
 def test_decoupling_goes_on_where_it_was_killed(tmp_path):
     data = write_folder(tmp_path, side=160)  # large enough that making an entry takes a while
     command = data.overrides(
-        method="deda", segmenter="grabcut", dataset__image_size=160, recipe__epochs=1, recipe__batch_size=12
+        method="deda_mixing", segmenter="grabcut", dataset__image_size=160, recipe__epochs=1, recipe__batch_size=12
     )
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     killed.mkdir()
@@ -144,7 +144,7 @@ def test_killed_training_ends_in_the_same_weights(tiny_folder, undisturbed, tmp_
 
 
 @pytest.mark.parametrize(
-    "changes", [{"method": "cutmix", "protocol": "last"}, {"method": "deda"}, {"loader__num_workers": 1}]
+    "changes", [{"method": "cutmix", "protocol": "last"}, {"method": "deda_mixing"}, {"loader__num_workers": 1}]
 )
 def test_interrupted_training_draws_the_same_random_numbers(changes, tiny_folder, tmp_path):
     whole = run_here(tiny_folder, tmp_path / "whole", **changes)

@@ -63,13 +63,14 @@ def test_the_object_is_exact_inside_its_mask():
     assert ((cutout[..., 3] == 255) == mask[box]).all()
     assert ((cutout[..., 3] == 0) == ~mask[box]).all()
     assert (cutout[mask[box], :3] == image[box][mask[box]]).all()
-    # y from 12 to 59 and x from 40 to 79: centre (60, 36), long side 48 of a short side of 80.
+    # y from 13 to 60 and x from 40 to 79: centre (60, 36), long side 48 of a short side of 80.
     assert record["place"] == [
         (columns[0] + columns[-1] + 1) / 200,
         (rows[0] + rows[-1] + 1) / 160,
         max(len(rows), len(columns)) / 80,
     ]
-    assert (record["cdp"], record["cip"], record["synthetic"]) == (True, True, 0)
+    assert (record["cdp"], record["cip"]) == (True, True)
+    assert (record["box"], record["size"]) == ((columns[0], rows[0], len(columns), len(rows)), [80, 100])
 
 
 @pytest.mark.parametrize("side", [20, 37, 80, 200])
@@ -293,27 +294,52 @@ def block(colour: tuple[int, int, int], height: int = 8, width: int = 8) -> np.n
     return np.full((height, width, 4), (*colour, 255), np.uint8)
 
 
+class Keys:
+    """Masks of which only the keys are asked for: that of "3.png" is "k3"."""
+
+    def key(self, sample_id: str) -> str:
+        return f"k{Path(sample_id).stem}"
+
+
+class Copies:
+    """Synthetic objects of one colour each, at the place of the real ones."""
+
+    def __init__(self, kept: dict[str, tuple[int, ...]], places: list[list[float]]) -> None:
+        self.kept, self.places = kept, places
+
+    def part(self, sample_id: str, copy: int):
+        index = int(Path(sample_id).stem)
+        return block((0, 0, 200 + 10 * copy + index)), self.places[index]
+
+
 def world(
     folder: Path,
     labels: tuple = (0, 1, 2, 0, 1, 2),
-    synthetic: int = 0,
+    synthetic: int | dict[int, tuple[int, ...]] = 0,
     scene_size: tuple[int, int] = (SIDE, SIDE),
     objects: dict[int, np.ndarray] | None = None,
     places: dict[int, list[float]] | None = None,
     no_cdp: tuple[int, ...] = (),
     no_cip: tuple[int, ...] = (),
 ) -> tuple[Real, Parts]:
-    """Scene i is red (i + 1), object i green (100 + i), its synthetic copies blue (200 + 10 copy + i)."""
+    """Scene i is red (i + 1), object i green (100 + i), its synthetic copies blue (200 + 10 copy + i).
+
+    ``synthetic`` is how many copies each object has, or which ones those named have.
+    """
     store, keys = Store(folder), [f"k{number}" for number in range(len(labels))]
     for i, key in enumerate(keys):
         files = {"cip.npy": np.full((*scene_size, 3), (i + 1, 0, 0), np.uint8)}
         files["cdp-0.npy"] = (objects or {}).get(i, block((0, 100 + i, 0)))
-        files |= {f"cdp-{copy}.npy": block((0, 0, 200 + 10 * copy + i)) for copy in range(1, synthetic + 1)}
-        record = {"cdp": i not in no_cdp, "cip": i not in no_cip, "synthetic": synthetic}
+        record = {"cdp": i not in no_cdp, "cip": i not in no_cip}
         store.add(key, files, record | {"place": (places or {}).get(i, [0.5, 0.5, 0.25])})
     samples = [Sample(f"{i}.png", Path(f"{i}.png"), label) for i, label in enumerate(labels)]
     flat = [one for label in labels for one in (label if isinstance(label, tuple) else (label,))]
-    return Real(samples, max(flat) + 1), Parts(store, keys, masks=None)
+    edited = None
+    if synthetic:
+        every = {i: tuple(range(1, synthetic + 1)) for i in range(len(labels))} if type(synthetic) is int else synthetic
+        kept = {f"{i}.png": copies for i, copies in every.items()}
+        edited = Copies(kept, [store[key]["place"] for key in keys])
+    return Real(samples, max(flat) + 1), Parts(store, samples, Keys(), edited)
 
 
 def view(real_and_parts: tuple[Real, Parts], **settings) -> Combined:
@@ -416,6 +442,27 @@ def test_p_syn_1_uses_synthetic_objects_only(tmp_path):
     assert all(objects_of(image) == [(0, 1)] for image, _ in draws(combined, 20))
 
 
+def test_a_copy_that_failed_is_never_drawn_and_shifts_no_other(tmp_path):
+    combined = view(world(tmp_path, synthetic={0: (1, 3), 2: (2,)}), p_aug=1.0, p_syn=1.0, p_mix=0.0)
+    seen = Counter(copy for image, _ in draws(combined, 400) for _, copy in objects_of(image))
+    assert set(seen) == {1, 3}
+    assert within(seen[1], 400, 0.5)
+    assert {copy for image, _ in draws(combined, 20, 2) for _, copy in objects_of(image)} == {2}
+    assert {copy for image, _ in draws(combined, 20, 1) for _, copy in objects_of(image)} == {0}
+    with pytest.raises(KeyError, match=r"0.png has the synthetic objects \(1, 3\), not 2"):
+        combined.parts.cdp(0, 2)
+
+
+def test_without_synthetic_objects_p_syn_changes_nothing_and_says_so_once(tmp_path, caplog):
+    built = world(tmp_path)
+    with caplog.at_level("INFO", logger="genaug.methods.deda"):
+        never, always = view(built, p_aug=1.0, p_syn=0.0), view(built, p_aug=1.0, p_syn=1.0)
+        pairs = zip(draws(never, 60), draws(always, 60), strict=True)
+        assert all((a[0] == b[0]).all() and (a[1] == b[1]).all() for a, b in pairs)
+    (message,) = caplog.messages
+    assert message == "method.view.p_syn=1 has no effect: there are no synthetic objects"
+
+
 def test_an_image_without_object_stays_real(tmp_path):
     combined = view(world(tmp_path, no_cdp=(0,)), p_aug=1.0)
     assert all((image == REAL).all() for image, _ in draws(combined, 20, 0))
@@ -512,9 +559,11 @@ def test_original_placement_is_exact_for_every_width(tmp_path):
         store = Store(tmp_path / str(width))
         place = [(x + width / 2) / 100, (y + height / 2) / 100, max(width, height) / 100]
         files = {"cip.npy": np.zeros((100, 100, 3), np.uint8), "cdp-0.npy": block((0, 100, 0), height, width)}
-        store.add("k0", files, {"cdp": True, "cip": True, "place": place, "synthetic": 0})
+        store.add("k0", files, {"cdp": True, "cip": True, "place": place})
         real = Real([Sample("0.png", Path("0.png"), 0)], 2)
-        combined = view((real, Parts(store, ["k0"], None)), p_aug=1.0, p_mix=0.0, cip="own", placement="original")
+        combined = view(
+            (real, Parts(store, real.samples, Keys())), p_aug=1.0, p_mix=0.0, cip="own", placement="original"
+        )
         image, _ = combined.draw(0, np.random.default_rng(0))
         expected = np.zeros((100, 100), bool)
         expected[y : y + height, x : x + width] = True
@@ -695,7 +744,7 @@ FIGURE_9 = {
 def test_the_rows_of_figure_9_run(tmp_path, row):
     overrides = [f"method.{text}" for text in FIGURE_9[row].split()]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("config", ["method=deda", "segmenter=grabcut", *overrides])
+        cfg = compose("config", ["method=deda", "segmenter=grabcut", "method.synthesis.edit=null", *overrides])
     method = instantiate(cfg.method)
     samples = photographs(tmp_path)
     parts = method.synthesis.make(samples, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)

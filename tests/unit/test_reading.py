@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from genaug.data.base import Sample
-from genaug.data.reading import ImageError, check_images, image_size, read_image, read_mask
+from genaug.data.reading import ImageError, check_images, image_size, read_image, read_mask, read_rgba
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 OPPOSITE = {"top": "bottom", "bottom": "top", "left": "right", "right": "left"}
@@ -67,6 +67,23 @@ def test_exif_orientation_puts_every_corner_in_its_place(tmp_path: Path, orienta
         ({OPPOSITE[row], OPPOSITE[column]}, YELLOW),
     ):
         np.testing.assert_allclose(corner(picture, sides).astype(int), colour, atol=6)
+
+
+def test_alpha_and_the_colours_under_it_are_read_as_they_are(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 4)).astype(np.uint8)
+    pixels[0, 0] = 10, 20, 30, 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    picture = read_rgba(tmp_path / "a.png")
+    np.testing.assert_array_equal(picture, pixels)
+    assert picture.flags.writeable
+    assert read_image(tmp_path / "a.png")[0, 0].tolist() == [255, 255, 255]  # on white
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "b.png")
+    opaque = read_rgba(tmp_path / "b.png")
+    np.testing.assert_array_equal(opaque[..., :3], pixels[..., :3])
+    assert (opaque[..., 3] == 255).all()
+    (tmp_path / "c.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"c.png"):
+        read_rgba(tmp_path / "c.png")
 
 
 def test_common_jpeg_is_the_decoded_pixels_and_may_be_written_to(tmp_path: Path) -> None:

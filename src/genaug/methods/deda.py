@@ -1,14 +1,15 @@
 """De-DA: Decoupled Data Augmentation (Chen et al. 2024).
 
 Offline, each training image is decoupled into its class-dependent part (CDP: the object as an RGBA cut-out) and its
-class-independent part (CIP: the scene with the object filled in). During training, CDPs are placed on the CIPs of
-other images (section 3, Table 6). The generative edit of the CDPs is a later part of this method: synthetic CDPs are
-used with probability ``p_syn`` once the store has any.
+class-independent part (CIP: the scene with the object filled in). A diffusion model makes synthetic versions of each
+CDP (:mod:`genaug.synthesis.object_edits`). During training, real and synthetic CDPs are placed on the CIPs of other
+images (section 3, Table 6).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -18,18 +19,27 @@ from filelock import FileLock
 
 from genaug.console import track
 from genaug.data.base import Dataset, Sample
-from genaug.data.images import Source
+from genaug.data.images import RealImages, Source
 from genaug.data.reading import read_image
 from genaug.functional.composite import cut_out, paste, resize, resize_quickly, rotate, visible_areas
+from genaug.functional.cutouts import on_white
 from genaug.functional.masks import coverage, dilate, mask_box
 from genaug.functional.pushpull import fill_holes
 from genaug.pictures import save_sheet
+from genaug.seeding import derive
 from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks
+from genaug.synthesis.images import labels_of
 from genaug.synthesis.jobs import Stage
+from genaug.synthesis.object_edits import EditedObjects, ObjectEdits, Subject
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import Store, content_key
 from genaug.threads import thread_pool
+
+log = logging.getLogger(__name__)
+
+#: Raise it with every change of how parts come about: stores of another version are not used.
+VERSION = "decouple-3"
 
 CipFrom = Literal["other_image", "other_class", "own"]
 Placement = Literal["random", "original"]
@@ -39,56 +49,93 @@ LabelArea = Literal["visible", "full"]
 class Parts:
     """The decoupled parts of a list of samples, read from a store on demand.
 
+    Args:
+        store: Where objects and scenes are.
+        samples: Whose.
+        masks: Of the samples.
+        edited: The synthetic objects, if there are any.
+
     Attributes:
         has_cdp: ``(n,)`` bool: which samples have a usable object.
         has_cip: ``(n,)`` bool: which have a scene that can be filled.
+        synthetic: Numbers of the synthetic objects that each sample has.
     """
 
-    def __init__(self, store: Store, keys: Sequence[str], masks: Masks) -> None:
-        self.store, self.keys, self.masks = store, list(keys), masks
+    def __init__(
+        self, store: Store, samples: Sequence[Sample], masks: Masks, edited: EditedObjects | None = None
+    ) -> None:
+        self.store, self.samples, self.masks, self.edited = store, list(samples), masks, edited
+        self.keys = [masks.key(sample.id) for sample in self.samples]
         records = [store[key] for key in self.keys]
         self.has_cdp = np.array([record["cdp"] for record in records], dtype=bool)
         self.has_cip = np.array([record["cip"] for record in records], dtype=bool)
         #: ``(n, 3)``: where the object was: centre x and y as fractions, its long side / the image's short side.
         self.places = np.array([record["place"] for record in records], dtype=np.float64)
-        #: ``(n,)``: how many synthetic objects each sample has, stored beside the real one.
-        self.synthetic = np.array([record["synthetic"] for record in records], dtype=np.int64)
+        kept: Mapping[str, tuple[int, ...]] = {} if edited is None else edited.kept
+        self.synthetic = [kept.get(sample.id, ()) for sample in self.samples]
 
     def cdp(self, index: int, copy: int = 0) -> np.ndarray:
         """Object of sample ``index``, ``(h, w, 4)`` uint8: real, or synthetic from ``copy`` 1 on."""
-        return self.store.array(self.keys[index], f"cdp-{copy}.npy")
+        return self.part(index, copy)[0]
+
+    def part(self, index: int, copy: int = 0) -> tuple[np.ndarray, Sequence[float]]:
+        """An object as of :meth:`cdp`, and its place as in :attr:`places`.
+
+        Raises:
+            KeyError: there is no such synthetic object; :attr:`synthetic` says which there are.
+        """
+        if copy == 0:
+            return self.store.array(self.keys[index], "cdp-0.npy"), self.places[index]
+        if copy not in self.synthetic[index] or self.edited is None:
+            raise KeyError(f"{self.samples[index].id} has the synthetic objects {self.synthetic[index]}, not {copy}")
+        return self.edited.part(self.samples[index].id, copy)
 
     def cip(self, index: int) -> np.ndarray:
         """Scene of sample ``index``: ``(H, W, 3)`` uint8, the object filled in."""
         return self.store.array(self.keys[index], "cip.npy")
 
     def sheet(self, path: Path, count: int = 8) -> None:
-        """Write a picture of ``count`` objects and their scenes."""
+        """Write a picture of ``count`` objects: the real one, its synthetic ones, its scene, two combinations."""
         both = np.flatnonzero(self.has_cdp & self.has_cip)
         chosen = [int(index) for index in both[:: max(1, len(both) // count)][:count]]
-        images, texts = [], []
-        for index in chosen:
-            cdp = self.cdp(index)
-            flat = np.full((*cdp.shape[:2], 3), 255, np.uint8)
-            paste(flat, cdp, 0, 0)
-            images += [flat, self.cip(index)]
-            texts += ["object", "scene"]
-        if images:
-            save_sheet(images, texts, path, columns=2)
+        rows = [self._row(index) for index in chosen]
+        if rows:
+            images, texts = zip(*(pair for row in rows for pair in row), strict=True)
+            save_sheet(images, texts, path, columns=len(rows[0]))
+
+    def _row(self, index: int) -> list[tuple[np.ndarray, str]]:
+        """What :meth:`sheet` shows of a sample, with texts; all rows have the same columns."""
+        shown: dict[str, np.ndarray | None] = {} if self.edited is None else self.edited.whole(self.samples[index].id)
+        shown["object"] = on_white(self.cdp(index))
+        for copy in range(1, max((copy for kept in self.synthetic for copy in kept), default=0) + 1):
+            there = copy in self.synthetic[index]
+            shown[f"synthetic {copy}"] = on_white(self.cdp(index, copy)) if there else None
+        nothing = np.full((1, 1, 3), 255, np.uint8), "did not pass"
+        row = [nothing if image is None else (image, name) for name, image in shown.items()]
+        row.append((self.cip(index), "scene"))
+        if self.has_cip.sum() > 1:
+            classes = 1 + max(max(labels_of(sample.label)) for sample in self.samples)
+            settings = OnlineCombination(p_aug=1.0, p_syn=0.0 if self.edited is None else 0.5, p_mix=0.0)
+            combined = settings(RealImages(self.samples, classes), self)
+            for number in (1, 2):
+                rng = np.random.default_rng(derive(0, "sheet", self.samples[index].id, number))
+                row.append((combined.draw(index, rng)[0], "combination"))
+        return row
 
     def report(self) -> dict[str, Any]:
-        """Mask quality, and how many images gave an object and a scene."""
+        """Mask quality, how many images gave an object and a scene, and what became of the synthetic objects."""
         return {
             "images": len(self.keys),
             "objects": int(self.has_cdp.sum()),
             "scenes": int(self.has_cip.sum()),
-            "synthetic": int(self.synthetic.sum()),
+            "synthetic": sum(map(len, self.synthetic)),
             "masks": self.masks.report(),
+            "edit": None if self.edited is None else self.edited.report(),
         }
 
 
 class Decouple:
-    """Offline part: masks, cut-outs and filled scenes, each made once and found again by content.
+    """Offline part: masks, cut-outs, filled scenes and synthetic objects, each made once and found again by content.
 
     Args:
         segmenter: Makes the masks; several objects of an image form one mask.
@@ -98,6 +145,7 @@ class Decouple:
         min_scene: Smallest share that must remain around the hole for a scene: an object that fills the frame
             leaves nothing to fill from, and its image gives no scene.
         workers: Threads.
+        edit: Makes the synthetic objects; None makes none.
 
     Raises:
         ValueError: a fraction lies outside [0, 1).
@@ -110,19 +158,22 @@ class Decouple:
         min_object: float = 0.005,
         min_scene: float = 0.05,
         workers: int = 2,
+        edit: ObjectEdits | None = None,
     ) -> None:
         for name, value in {"dilation": dilation, "min_object": min_object, "min_scene": min_scene}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"method.synthesis.{name}={value} is not a fraction: give a number in [0, 1).")
         self.segmenter, self.dilation = segmenter, dilation
         self.min_object, self.min_scene, self.workers = min_object, min_scene, workers
+        self.edit = edit
 
     def plan(self, samples: Sequence[Sample], dataset: Dataset, folder: Path) -> list[Stage]:
-        """See :class:`genaug.methods.base.Synthesis`."""
-        return [
-            Stage("masks", len(samples)),
-            Stage("decoupled images", len(samples)),
-        ]
+        """See :class:`genaug.methods.base.Synthesis`.
+
+        All images are counted: which of them have no usable object is known once they are segmented.
+        """
+        stages = [Stage("masks", len(samples)), Stage("decoupled images", len(samples))]
+        return stages if self.edit is None else stages + self.edit.plan(samples, dataset)
 
     def make(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int, runner: Runner) -> Parts:
         """Decouple ``samples``; what an earlier run made is kept.
@@ -135,25 +186,41 @@ class Decouple:
             runner: Knows the device that masks are made on.
 
         Raises:
-            ValueError: the images are grey, or no sample has a usable object or scene.
+            ValueError: the images are grey, the generator cannot do what it is asked for, or no sample has a usable
+                object or scene.
+            FileNotFoundError: there is no generator.
         """
         if dataset.channels != 3:
             raise ValueError(
                 f"De-DA makes parts in RGB, and dataset.channels={dataset.channels}: set dataset.channels=3."
             )
+        if self.edit is not None:
+            self.edit.check()
         masks = make_masks(
             samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
         )
         settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
-        store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, "decouple-2", *settings))
+        store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, VERSION, *settings))
         self._fill(store, samples, masks, side)
-        parts = Parts(store, [masks.key(sample.id) for sample in samples], masks)
+        parts = Parts(store, samples, masks)
         if not parts.has_cdp.any() or not parts.has_cip.any():
             raise ValueError(
                 f"De-DA needs objects and scenes; the masks of {len(samples)} images gave {parts.has_cdp.sum()} objects"
                 f" and {parts.has_cip.sum()} scenes. Look at the masks in {folder / 'masks'}, or change the segmenter."
             )
-        return parts
+        if self.edit is None:
+            return parts
+        subjects = [
+            self._subject(sample, masks, store) for sample, has in zip(samples, parts.has_cdp, strict=True) if has
+        ]
+        return Parts(
+            store, samples, masks, self.edit.make(subjects, dataset, masks, folder, side, runner, self.workers)
+        )
+
+    def _subject(self, sample: Sample, masks: Masks, store: Store) -> Subject:
+        """The object of a sample that has one, for the generator."""
+        record, key = store[masks.key(sample.id)], content_key(masks.key(sample.id), self.segmenter.fingerprint)
+        return Subject(sample, key, tuple(record["box"]), tuple(record["size"]))
 
     def _fill(self, store: Store, samples: Sequence[Sample], masks: Masks, side: int) -> None:
         """Decouple what the store does not have; ranks that start together do not all do it."""
@@ -187,7 +254,8 @@ class Decouple:
         scene = self._scene(image, mask, side)
         if scene is not None:
             files["cip.npy"] = scene
-        return files, {"cdp": "cdp-0.npy" in files, "cip": scene is not None, "place": place, "synthetic": 0}
+        record = {"cdp": "cdp-0.npy" in files, "cip": scene is not None, "place": place}
+        return files, record | {"box": box, "size": [height, width]}
 
     def _object(self, image: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int], side: int) -> np.ndarray:
         cutout = cut_out(image, mask, box)
@@ -217,7 +285,7 @@ class OnlineCombination:
 
     Args:
         p_aug: Probability that a real image is replaced (Table 6: 0.5).
-        p_syn: Probability that an object is a synthetic one, when the store has any (Table 6: 0.25).
+        p_syn: Probability that an object is a synthetic one, where it has any (Table 6: 0.25).
         p_mix: Probability that a replaced image gets a second object of another class (Table 6: 0.5; Figure 8c's
             text finds 0.25 best on CUB). The label then follows the objects' areas in pixels, on the whole scene: the
             recipe's crop comes after it, as it does for real images, and may cut off part of an object.
@@ -266,6 +334,8 @@ class OnlineCombination:
 
     def __call__(self, real: Source, made: Parts) -> Combined:
         """The source that draws real images and combinations."""
+        if self.p_syn > 0 and made.edited is None:
+            log.info("method.view.p_syn=%g has no effect: there are no synthetic objects", self.p_syn)
         return Combined(real, made, self)
 
 
@@ -275,8 +345,7 @@ class Combined:
     def __init__(self, real: Source, parts: Parts, settings: OnlineCombination) -> None:
         self.real, self.parts, self.settings = real, parts, settings
         self.samples, self.num_classes = real.samples, real.num_classes
-        labels = [sample.label for sample in real.samples]
-        self.labels = [frozenset(label if isinstance(label, tuple) else (label,)) for label in labels]
+        self.labels = [frozenset(labels_of(sample.label)) for sample in real.samples]
         self.scenes, self.objects = np.flatnonzero(parts.has_cip), np.flatnonzero(parts.has_cdp)
         self._check()
 
@@ -345,9 +414,8 @@ class Combined:
 
     def _place(self, canvas: np.ndarray, index: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
         """Resize, flip and paste object ``index`` into ``canvas``; returns its alpha and top left corner."""
-        cutout = self._object(index, rng)
+        cutout, (centre_x, centre_y, own_size) = self._object(index, rng)
         height, width = canvas.shape[:2]
-        centre_x, centre_y, own_size = self.parts.places[index]
         original = self.settings.placement == "original"
         share = own_size if original else rng.uniform(*self.settings.size)
         scale = share * min(width, height) / max(cutout.shape[:2])
@@ -361,18 +429,18 @@ class Combined:
             x, y = int(rng.integers(room_x + 1)), int(rng.integers(room_y + 1))
         return paste(canvas, cutout, x, y), (x, y)
 
-    def _object(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """Object ``index``, real or synthetic, with the random transformations of the combination."""
-        copies = int(self.parts.synthetic[index])
-        copy = int(rng.integers(1, copies + 1)) if copies and rng.random() < self.settings.p_syn else 0
-        cutout = self.parts.cdp(index, copy)
+    def _object(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, Sequence[float]]:
+        """Object ``index``, real or synthetic, with the random transformations of the combination, and its place."""
+        copies = self.parts.synthetic[index]
+        copy = copies[int(rng.integers(len(copies)))] if copies and rng.random() < self.settings.p_syn else 0
+        cutout, place = self.parts.part(index, copy)
         if self.settings.placement == "original":
-            return cutout
+            return cutout, place
         if rng.random() < self.settings.flip:
             cutout = cv2.flip(cutout, 1)
         if self.settings.rotation:
             cutout = rotate(cutout, rng.uniform(-self.settings.rotation, self.settings.rotation))
-        return cutout
+        return cutout, place
 
     def _mixed_label(
         self,
