@@ -19,8 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 install: $(INSTALLED) ## a virtual environment in .venv with exact versions
 
-demo: $(INSTALLED) ## plain training, CutMix and De-DA on rendered birds, compared (5 minutes on 2 cores)
-	$(BIN)/python run.py -m experiment=demo method=vanilla,cutmix,deda seed=$(SEEDS)
+demo: $(INSTALLED) ## plain training, CutMix and De-DA without generation on rendered birds, compared (5 minutes on 2 cores)
+	$(BIN)/python run.py -m experiment=demo method=vanilla,cutmix,deda_mixing seed=$(SEEDS)
 	$(BIN)/python -m genaug.reports $(RUNS)/toybirds
 
 test: $(INSTALLED) ## all tests
@@ -37,6 +37,8 @@ doctest: $(INSTALLED) ## the examples in the docstrings
 bench: $(INSTALLED) ## measurements, side by side with what one would use instead
 	$(BIN)/python benchmarks/online_combination.py
 	$(BIN)/python benchmarks/synthesis.py
+	$(BIN)/python benchmarks/synthesis.py --work objects
+	$(BIN)/python benchmarks/textual_inversion.py
 
 report: $(INSTALLED) ## compare the runs under RUNS (default: runs)
 	$(BIN)/python -m genaug.reports $(RUNS)

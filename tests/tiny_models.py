@@ -216,3 +216,51 @@ def save_flux(folder: Path) -> Path:
         tokenizer_2=t5_tokenizer,
     ).save_pretrained(folder)
     return folder
+
+
+def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0, size: float = 0.1) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) * size for name, shape in shapes.items()}
+
+
+def vae8() -> Any:
+    """An autoencoder that makes sides eight times smaller, as LayerDiffuse needs it."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=64,
+    ).eval()
+
+
+def sd15_tensors(unet: Any, rank: int = 3) -> dict[str, torch.Tensor]:
+    """A random change of attention in the layout of Stable Diffusion 1.5's file."""
+    from genaug.generation.layerdiffuse.sd15_attention import attention_names, layer_shapes
+
+    shapes = {
+        f"hookers.layers.{number}.{key}": shape
+        for number, name in enumerate(attention_names(unet))
+        for key, shape in layer_shapes(unet.get_submodule(name), rank).items()
+    }
+    return random_tensors(shapes, size=0.3)
+
+
+def lora_tensors(unet: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Up and down matrices of rank 2 for all of a denoiser's attention."""
+    from genaug.generation.layerdiffuse.sd15_attention import attention_names
+
+    generator = torch.Generator().manual_seed(2)
+    pairs = {}
+    for name in attention_names(unet):
+        for part in ("to_q", "to_k", "to_v", "to_out.0"):
+            outputs, inputs = unet.get_submodule(f"{name}.{part}").weight.shape
+            pairs[f"{name}.{part}"] = (
+                torch.randn(outputs, 2, generator=generator),
+                torch.randn(2, inputs, generator=generator),
+            )
+    return pairs

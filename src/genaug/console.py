@@ -59,6 +59,19 @@ class SpeedColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f}/s", style="cyan")
 
 
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Inside, transformers reports errors alone: what it would say is meant and helps nobody."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
 def bar() -> Progress:
     """A progress bar with count, speed and time left."""
     return Progress(

@@ -218,6 +218,7 @@ def synthesize(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample], clock
             )
         if not stores.exists():
             check_writable(stores)
+        pieces.method.synthesis.plan(samples, pieces.dataset, stores)  # what cannot be done is refused here
     with clock.stage("synthesize"):
         made = pieces.method.synthesis.make(samples, pieces.dataset, stores, pieces.crop.side, runner)
     log.info("made: %s", made.report())

@@ -260,11 +260,13 @@ def test_everything_that_changes_a_word_changes_its_key(folder, generator):
         key(replace(request, keys=request.keys[::-1])),
         key(inversion=Counting(steps=2)),
         key(inversion=Counting(truncated=False)),
-        key(generator=Diffusion(str(folder), steps=10, size=32, batch_size=2, guidance=3.0)),
+        key(generator=Diffusion(str(folder), steps=10, size=48, batch_size=2)),
         key(call="inpaint"),
         key(strength=0.8),
     ]
     assert len({key(), *others}) == len(others) + 1
+    guided = Diffusion(str(folder), steps=10, size=32, batch_size=3, guidance=3.0, negative_prompt="a dog")
+    assert key(generator=guided) == key(), "words are learned without guidance"
     assert key(replace(request, token="<other>")) == key()
     assert key(inversion=Counting(micro_batch_size=1)) == key()
 

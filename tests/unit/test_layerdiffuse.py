@@ -14,7 +14,6 @@ import pytest
 import tiny_models
 import torch
 from diffusers import (
-    AutoencoderKL,
     AutoPipelineForText2Image,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -23,6 +22,7 @@ from diffusers import (
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.attention_processor import Attention
 from safetensors.torch import save_file
+from tiny_models import lora_tensors, random_tensors, sd15_tensors, vae8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,6 +37,7 @@ from genaug.generation.layerdiffuse.sd15_attention import (
     layer_shapes,
 )
 from genaug.generation.layerdiffuse.weights import WeightFile
+from genaug.synthesis.object_edits import ObjectEdits
 
 SHAPES = json.loads((Path(__file__).parents[1] / "data" / "layerdiffuse_shapes.json").read_text())
 SCALE = 0.18215
@@ -51,11 +52,6 @@ class SmallDecoder(nn.Module):
 
     def forward(self, pixels: Tensor, latents: Tensor) -> Tensor:
         return self.mix(torch.cat([pixels, functional.interpolate(latents, scale_factor=8)], 1))
-
-
-def random_tensors(shapes: dict[str, tuple[int, ...]], seed: int = 0, size: float = 0.1) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator) * size for name, shape in shapes.items()}
 
 
 def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -547,19 +543,6 @@ def test_pixels_are_clipped_before_they_are_decoded_and_infinity_is_not_hidden(f
 # --- models --------------------------------------------------------------------------------------------------------
 
 
-def vae8() -> AutoencoderKL:
-    """An autoencoder that makes sides eight times smaller."""
-    return AutoencoderKL(
-        block_out_channels=(8,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=64,
-    ).eval()
-
-
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny_models.save_sd15(tmp_path_factory.mktemp("sd15"))
@@ -584,15 +567,6 @@ def denoised(unet: nn.Module, width: int = 32) -> Tensor:
     more = {"text_embeds": torch.ones(2, 32), "time_ids": torch.ones(2, 6)} if width == 64 else None
     with torch.no_grad():
         return unet(latents, 300, encoder_hidden_states=text, added_cond_kwargs=more).sample
-
-
-def sd15_tensors(unet: nn.Module, rank: int = 3) -> dict[str, Tensor]:
-    shapes = {
-        f"hookers.layers.{number}.{key}": shape
-        for number, name in enumerate(attention_names(unet))
-        for key, shape in layer_shapes(unet.get_submodule(name), rank).items()
-    }
-    return random_tensors(shapes, size=0.3)
 
 
 def test_latents_without_an_offset_are_those_of_the_plain_autoencoder(files, sdxl):
@@ -765,20 +739,6 @@ def test_attention_of_another_model_is_refused_by_name(files, sd15):
 
 
 # --- weights of SDXL -----------------------------------------------------------------------------------------------
-
-
-def lora_tensors(unet: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Up and down matrices of rank 2 for all of a denoiser's attention."""
-    generator = torch.Generator().manual_seed(2)
-    pairs = {}
-    for name in attention_names(unet):
-        for part in ("to_q", "to_k", "to_v", "to_out.0"):
-            outputs, inputs = unet.get_submodule(f"{name}.{part}").weight.shape
-            pairs[f"{name}.{part}"] = (
-                torch.randn(outputs, 2, generator=generator),
-                torch.randn(2, inputs, generator=generator),
-            )
-    return pairs
 
 
 def write_lora(files: Files, unet: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
@@ -963,3 +923,10 @@ def test_the_published_decoder_end_to_end(tmp_path, sd15, decoder):
     (made,) = generator.edit_transparent(cutouts(1), ["bird"], [1], 0.5)
     assert made.shape == (64, 64, 4)
     assert {one.dtype for one in transparency._decoder.state_dict().values()} == {torch.float32}
+
+
+def test_a_hub_file_that_is_missing_is_found_out_before_masks_are_made(files, sd15):
+    files.places["decoder"] = "LayerDiffusion/nowhere:some.safetensors"
+    generator = Diffusion(str(sd15), transparency=files.build("sd15"))
+    with pytest.raises(FileNotFoundError, match="hf download LayerDiffusion/nowhere"):
+        ObjectEdits(generator).check()

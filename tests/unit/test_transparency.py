@@ -223,7 +223,9 @@ def test_new_words_are_used_by_prompts_and_gone_after_unloading(model: Path, rgb
     generator = build(model, rgba_vae)
     images = cutouts(1)
     with_letters = generator.edit_transparent(images, ["a <x>"], [1], 0.5)[0]
+    state = torch.random.get_rng_state()
     generator.add_words({"<x>": (torch.full((2, 32), 3.0),)})
+    assert torch.equal(torch.random.get_rng_state(), state)
     generator.add_words({"<x>": (torch.full((2, 32), 9.0),)})  # known already
     rows = generator.pipeline("edit_transparent").text_encoder.get_input_embeddings().weight[-2:]
     assert rows.unique().tolist() == [3.0]
@@ -233,3 +235,28 @@ def test_new_words_are_used_by_prompts_and_gone_after_unloading(model: Path, rgb
     np.testing.assert_array_equal(generator.edit_transparent(images, ["a <x>"], [1], 0.5)[0], with_letters)
     with pytest.raises(ValueError, match="1 text encoder"):
         generator.add_words({"<y>": (torch.zeros(1, 32), torch.zeros(1, 32))})
+
+
+def test_the_end_of_a_text_is_found_behind_a_new_word(tmp_path: Path) -> None:
+    """SDXL's configurations say that it is the highest number of the text, which is then the new word's."""
+    folder = tiny_models.save_sdxl(tmp_path)
+    config = folder / "text_encoder_2" / "config.json"
+    config.write_text(config.read_text().replace('"eos_token_id": 1', '"eos_token_id": 2'))
+    generator = Diffusion(str(folder))
+    generator.load("cpu")
+    generator.add_words({"<x>": (torch.ones(1, 32), torch.ones(1, 32))})
+    pipeline = generator.pipeline("image_to_image")
+    pooled = pipeline.encode_prompt("a <x>", device="cpu", do_classifier_free_guidance=False)[2]
+    ids = pipeline.tokenizer_2("a <x>", return_tensors="pt").input_ids
+    assert ids[0].tolist()[-1] == 1, "the end"
+    assert ids.max() == ids[0, -2], "the new word has the highest number"
+    encoder = pipeline.text_encoder_2
+    with torch.no_grad():
+        hidden = encoder(ids, output_hidden_states=True).last_hidden_state
+        torch.testing.assert_close(pooled, encoder.text_projection(hidden[:, -1]), atol=1e-5, rtol=1e-5)
+
+
+def test_what_transparency_lacks_is_found_out_without_weights(model: Path, rgba_vae: Path) -> None:
+    Diffusion(str(model), transparency=FourChannelVAE(str(rgba_vae))).check_transparent()
+    with pytest.raises(NotImplementedError, match="no transparent"):
+        Diffusion(str(model)).check_transparent()

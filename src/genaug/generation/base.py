@@ -49,6 +49,17 @@ class Generator(ABC):
         """As :attr:`settings`, for all that changes transparent images and no others."""
         return {}
 
+    def check_transparent(self) -> None:
+        """Find out, without weights, that transparent images cannot be edited.
+
+        Raises:
+            NotImplementedError: the generator does not offer it.
+            FileNotFoundError: something that it takes can neither be found nor fetched.
+            ValueError: the model does not go with what was chosen for transparent images.
+        """
+        if "edit_transparent" not in self.calls:
+            raise NotImplementedError(f"{type(self).__name__} edits no transparent images")
+
     def load(self, device: str) -> None:  # noqa: B027 - a generator without weights has nothing to load
         """Load the weights onto ``device`` ("cpu", "cuda:1"); the second time nothing happens."""
 

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from genaug.console import hide_loading_bars
+from genaug.console import hide_loading_bars, quiet_transformers
 from genaug.devices import release_memory
 from genaug.generation.base import Call, Generator
 from genaug.generation.framing import Frame
@@ -217,6 +217,13 @@ class Diffusion(Generator):
         step = self._step if self.transparency is None else max(self._step, self.transparency.step)
         return Frame.of(side, side, step, self.size).size[0]
 
+    def check_transparent(self) -> None:
+        """See :meth:`Generator.check_transparent`."""
+        super().check_transparent()
+        if self.transparency is not None:
+            self.transparency.check(self._index)
+            self.transparency.fetch()
+
     # --- loading ---------------------------------------------------------------------------------------------------
 
     def load(self, device: str) -> None:
@@ -241,6 +248,7 @@ class Diffusion(Generator):
                 pipeline.to(device)
             if self.compile:
                 (pipeline.components.get("transformer") or pipeline.components["unet"]).compile()
+            _tell_the_end_of_texts(pipeline)
             self._device, self._loaded = device, pipeline
 
     def unload(self) -> None:
@@ -351,15 +359,18 @@ class Diffusion(Generator):
         if not hasattr(pipeline, "load_textual_inversion"):
             raise NotImplementedError(f"{type(pipeline).__name__} of {self.model} learns no words")
         encoders = text_encoders(pipeline)
-        for number, (tokenizer, encoder) in enumerate(encoders):
-            if any(len(vectors) != len(encoders) for vectors in new.values()):
-                raise ValueError(f"{self.model} has {len(encoders)} text encoders: each word needs a tensor for each.")
-            pipeline.load_textual_inversion(
-                [vectors[number] for vectors in new.values()],
-                token=list(new),
-                tokenizer=tokenizer,
-                text_encoder=encoder,
-            )
+        if any(len(vectors) != len(encoders) for vectors in new.values()):
+            raise ValueError(f"{self.model} has {len(encoders)} text encoders: each word needs a tensor for each.")
+        # New rows are first drawn at random, on the device, to be overwritten at once.
+        devices = [pipeline.device] if pipeline.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), quiet_transformers():
+            for number, (tokenizer, encoder) in enumerate(encoders):
+                pipeline.load_textual_inversion(
+                    [vectors[number] for vectors in new.values()],
+                    token=list(new),
+                    tokenizer=tokenizer,
+                    text_encoder=encoder,
+                )
         self._words |= set(new)
 
     # --- making ----------------------------------------------------------------------------------------------------
@@ -605,6 +616,17 @@ def text_encoders(pipeline: Any) -> list[tuple[Any, Any]]:
         for tokenizer, encoder in pairs
         if getattr(pipeline, encoder, None) is not None
     ]
+
+
+def _tell_the_end_of_texts(pipeline: Any) -> None:
+    """Have CLIP look for the end of a text by its number.
+
+    Older configurations say 2, which means the highest number in the text; that would be a new word's.
+    """
+    for tokenizer, encoder in text_encoders(pipeline):
+        for module in encoder.modules():
+            if getattr(module, "eos_token_id", None) == 2 and type(encoder).__name__.startswith("CLIP"):
+                module.eos_token_id = tokenizer.eos_token_id
 
 
 def _plain(arguments: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class TextualInversion:
     Args:
         vectors: Of a word, for each text encoder.
         steps: Optimizer steps.
-        batch_size: Latents in a step. Each is used once before one is used again.
+        batch_size: Latents in a step; all different if there are as many.
         learning_rate: Of Adam. The vectors do not decay.
         truncated: Learn at the timesteps that an edit of the wanted strength visits, not at all of them.
         prompts: Texts with ``{}`` for the word, of which each latent gets a random one.
@@ -110,6 +110,8 @@ class TextualInversion:
         """
         if not isinstance(generator, Diffusion):
             raise ValueError(f"words are learned for diffusion models; {type(generator).__name__} is none")
+        if generator.cpu_offload:
+            raise ValueError("words need the whole model on the device to be learned: set generator.cpu_offload=false")
         index = read_config(generator.model, "model_index.json")
         if "unet" not in index:
             raise ValueError(

@@ -43,6 +43,13 @@ class Transparency(ABC):
             ValueError: it does not fit.
         """
 
+    def fetch(self) -> None:  # noqa: B027 - files of this machine are looked for when it is built
+        """Get what is not on this machine, before hours of other work.
+
+        Raises:
+            FileNotFoundError: a file can neither be found nor fetched.
+        """
+
     @abstractmethod
     def load(self, pipeline: Any, device: str) -> None:
         """Load its weights onto ``device``, beside a loaded pipeline of diffusers; the second time nothing happens."""

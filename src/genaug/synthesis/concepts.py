@@ -107,7 +107,10 @@ def concept_keys(
         raise ValueError(f"each word is learned once, got {sorted(request.token for request in requests)}")
     last = inversion.last_timestep(generator, call, strength)
     transparent = json_values(generator.transparent_settings) if call == "edit_transparent" else None
-    common = [generator.fingerprint, transparent, json_values(inversion.settings), call, last]
+    # Guidance and steps do not count: words are learned without the one, and the other is in the last timestep.
+    names = ("model", "dtype", "variant", "size", "scheduler", "scheduler_arguments")
+    model = json_values({name: generator.settings[name] for name in names})
+    common = [model, transparent, json_values(inversion.settings), call, last]
     return {
         request.token: content_key(json.dumps([*common, request.word, *request.keys], sort_keys=True))
         for request in requests

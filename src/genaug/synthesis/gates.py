@@ -15,6 +15,8 @@ CONSTANT = 1.0
 OPAQUE = 128
 #: Share of what surrounds the source's object that a result may cover: above it the background has come back.
 COVERED = 0.5
+#: Share of the image that must lie around the source's object for that to be told.
+SURROUNDINGS = 0.05
 #: Pixels of a side of the squares whose mean colours are compared; one pixel of Stable Diffusion's latents has as many.
 CELL = 8
 
@@ -69,7 +71,7 @@ def object_verdict(
     if (box := mask_box(before)) is not None:
         x, y, width, height = box
         around[y : y + height, x : x + width] = False
-    if around.any() and after[around].mean() > COVERED:
+    if around.mean() >= SURROUNDINGS and after[around].mean() > COVERED:
         return "all opaque"
     share = int(np.count_nonzero(after)) / max(1, int(np.count_nonzero(before)))
     if not area[0] <= share <= area[1]:

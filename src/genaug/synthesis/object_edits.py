@@ -155,12 +155,17 @@ class ObjectEdits:
         """Find out before hours of masks that the model is not there or cannot do it.
 
         Raises:
-            FileNotFoundError: the model's configuration cannot be found.
+            FileNotFoundError: the model's configuration, or a file that transparency takes, cannot be found.
             ValueError: the strength gives no step, or no words can be learned for this model.
         """
-        self.generator.denoiser_steps(self.call, self.strength)
-        if self.inversion is not None:
-            self.inversion.last_timestep(cast(Diffusion, self.generator), self.call, self.strength)
+        try:
+            self.generator.denoiser_steps(self.call, self.strength)
+            if not self.whole_image:
+                self.generator.check_transparent()
+            if self.inversion is not None:
+                self.inversion.last_timestep(cast(Diffusion, self.generator), self.call, self.strength)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{error} method=deda_mixing does without a generator.") from error
 
     def plan(self, samples: Sequence[Sample], dataset: Dataset) -> list[Stage]:
         """What :meth:`make` will do, if every sample has a usable object; nothing is loaded.

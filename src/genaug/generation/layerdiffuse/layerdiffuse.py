@@ -118,6 +118,11 @@ class LayerDiffuse(Transparency):
                 "Stable Diffusion 1.5 and SDXL; generator.transparency=null does without."
             )
 
+    def fetch(self) -> None:
+        """See :class:`Transparency`."""
+        for file in self._files.values():
+            file.path()
+
     def load(self, pipeline: Any, device: str) -> None:
         """See :class:`Transparency`.
 
@@ -134,8 +139,7 @@ class LayerDiffuse(Transparency):
                 f"LayerDiffuse needs an autoencoder that makes sides {FACTOR} times smaller; the model's makes them "
                 f"{factor} times smaller."
             )
-        for file in self._files.values():
-            file.path()
+        self.fetch()
         with torch.device("meta"):  # no random numbers for weights that are replaced
             encoder, decoder = TransparentEncoder(), TransparentDecoder()
         filled = self._files["decoder"].fill(decoder)
