@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from genaug.console import counting
@@ -21,9 +20,8 @@ from genaug.generation.base import Call
 from genaug.generation.diffusion import Diffusion
 from genaug.generation.textual_inversion import FILES, TextualInversion, from_files, to_files
 from genaug.seeding import derive
-from genaug.synthesis.image_store import Claim
 from genaug.synthesis.runner import LONG_WAIT, WAIT, Runner, check_writable
-from genaug.synthesis.store import Store, content_key
+from genaug.synthesis.store import Claim, Store, content_key
 from genaug.synthesis.text_images import json_values
 
 log = logging.getLogger(__name__)
@@ -216,7 +214,7 @@ class _Learning:
         while left := [key for key in left if not self._is_done(key)]:
             before = len(left)
             for key in left:
-                claim = _claim(self.store, key)
+                claim = self.store.claim(key)
                 if claim is None:
                     continue
                 self.store.refresh()  # another process may have learned it and let go in between
@@ -265,14 +263,3 @@ class _Learning:
         if len({part.shape[2:] for part in parts}) > 1:
             raise ValueError(f"the pictures of {request.token} are not of one size")
         return torch.cat(parts)
-
-
-def _claim(store: Store, key: str) -> Claim | None:
-    """The right to learn a word, until it is given up or this process dies; None if another has it."""
-    lock = FileLock(store.root / "locks" / f"{key}.lock", thread_local=False)
-    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    return Claim(lock)

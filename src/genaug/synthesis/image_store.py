@@ -24,7 +24,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import FileLock
 
 from genaug.data.reading import read_image, read_rgba
 from genaug.synthesis.jobs import Job
@@ -70,29 +70,6 @@ class Problem:
     kind: str
     path: str
     key: str | None = None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """The right to make an image.
-
-    Attributes:
-        lock: Held as long as the claim is.
-    """
-
-    lock: BaseFileLock
-
-    def release(self) -> None:
-        """Let others have it."""
-        self.lock.release()
-
-    def finish(self) -> None:
-        """The image is recorded: nobody needs the lock's file any more.
-
-        It goes while it is held; who had opened it before finds the record when it gets the lock.
-        """
-        Path(self.lock.lock_file).unlink(missing_ok=True)
-        self.lock.release()
 
 
 class ImageStore(Store):
@@ -184,16 +161,6 @@ class ImageStore(Store):
     def give_up(self, job: Job, verdict: str, facts: Mapping[str, Any]) -> None:
         """Record that no image of a job passed, and why the last one did not."""
         self.record(job.key, {**job.record(), "verdict": verdict, **facts})
-
-    def claim(self, key: str) -> Claim | None:
-        """The right to make the image ``key``, until it is given up or this process dies; None if another has it."""
-        lock = FileLock(self.root / "locks" / f"{key}.lock", thread_local=False)
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return None
-        return Claim(lock)
 
     def kept(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Key and record of every image, by copy, source and key."""

@@ -29,9 +29,10 @@ from torch.utils.data import DataLoader
 from genaug.console import counting
 from genaug.seeding import derive
 from genaug.synthesis.gates import verdict
-from genaug.synthesis.image_store import METADATA, Claim, ImageStore
+from genaug.synthesis.image_store import METADATA, ImageStore
 from genaug.synthesis.jobs import Job, chunks
 from genaug.synthesis.speeds import keep_speed
+from genaug.synthesis.store import Claim
 from genaug.threads import thread_pool
 
 log = logging.getLogger(__name__)

@@ -15,10 +15,12 @@ import json
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, Timeout
 
 
 def content_key(*parts: bytes | str) -> str:
@@ -77,6 +79,29 @@ def read_array(path: Path) -> np.ndarray:
         )
     shape = header[header.index(b"(") + 1 : header.index(b")")]
     return data[10 + length :].reshape([int(side) for side in shape.split(b",") if side.strip()])
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to make an entry.
+
+    Attributes:
+        lock: Held as long as the claim is.
+    """
+
+    lock: BaseFileLock
+
+    def release(self) -> None:
+        """Let others have it."""
+        self.lock.release()
+
+    def finish(self) -> None:
+        """The entry is recorded: nobody needs the lock's file any more.
+
+        It goes while it is held; who had opened it before finds the record when it gets the lock.
+        """
+        Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.lock.release()
 
 
 class Store:
@@ -152,6 +177,16 @@ class Store:
         for name, value in files.items():
             write_atomically(self.path(key, name), _encode(value))
         self.record(key, record)
+
+    def claim(self, key: str) -> Claim | None:
+        """The right to make the entry ``key``, until it is given up or this process dies; None if another has it."""
+        lock = FileLock(self.root / "locks" / f"{key}.lock", thread_local=False)
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return Claim(lock)
 
     def record(self, key: str, record: Mapping[str, Any]) -> None:
         """Append the record of an entry whose files, if it has any, are written."""
