@@ -54,6 +54,7 @@ def config_hash(cfg: DictConfig, without: tuple[str, ...] = ()) -> str:
 
 
 # At import, not at start: the workers of a launcher import this module and nothing else of the application.
+OmegaConf.register_new_resolver("run_id", lambda *, _root_: config_hash(_root_), replace=True)
 OmegaConf.register_new_resolver(
     "run_folder", lambda dataset, method, *, _root_: run_folder(_root_, dataset, method), replace=True
 )

@@ -170,15 +170,17 @@ def _token_grid(model: nn.Module, layer: str, count: int, size: Sequence[int]) -
     for owner in (modules[name] for name in (*_parents(layer), "") if name in modules):
         prefix = getattr(owner, "num_prefix_tokens", None)
         grid = getattr(getattr(owner, "patch_embed", None), "grid_size", None)
-        if isinstance(prefix, int):
+        if isinstance(prefix, int) and hasattr(owner, "patch_embed"):
             if grid and prefix + math.prod(grid) == count:
                 return prefix, (int(grid[0]), int(grid[1]))
             prefixes = (prefix, *prefixes)  # built for images of another size
             break
     for prefix in prefixes:
-        rows = math.isqrt((count - prefix) * height // width) if count > prefix else 0
-        if rows and rows * rows * width == (count - prefix) * height:
-            return prefix, (rows, (count - prefix) // rows)
+        patches = max(count - prefix, 0)
+        rows = math.isqrt(patches * height // width)
+        columns = rows * width // height
+        if rows and rows * columns == patches and rows * width == columns * height:
+            return prefix, (rows, columns)
     raise ValueError(
         f"layer: expected tokens on a grid of the image's aspect ratio ({height} to {width}), after at most "
         f"{_MAX_PREFIX} others, came {count} from {layer!r}; name a layer whose output is a feature map (B, C, h, w)"

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from genaug.metrics.reconstruction import THRESHOLDS, Blurred, Revealed, random_mask, reveal
-from genaug.metrics.saliency_maps import DEGENERATE, degenerate, numbers
+from genaug.metrics.rows import RowMetric
+from genaug.metrics.saliency_maps import DEGENERATE, degenerate
 
 #: Images ``(N, H, W, C)`` uint8 to probabilities ``(N, K)``.
 Predict = Callable[[Tensor], Tensor]
@@ -108,7 +108,7 @@ def predictions_told(
         yield told.entropies, probabilities[:, label].double().numpy(), hits.numpy()
 
 
-class InformationCurves(Metric):
+class InformationCurves(RowMetric):
     """AIC and SIC over images: the mean of their areas, and the area of their median curve.
 
     The states are what was measured (bytes, predictions); curves and skips follow from them when computed, so that
@@ -137,12 +137,7 @@ class InformationCurves(Metric):
         (1, 1, True)
     """
 
-    full_state_update = False
     higher_is_better = True
-    entropies: Tensor
-    confidences: Tensor
-    hits: Tensor
-    index: Tensor
     degenerate: Tensor
 
     def __init__(
@@ -161,11 +156,10 @@ class InformationCurves(Metric):
         self.thresholds, self.min_prediction, self.monotone = tuple(thresholds), min_prediction, monotone
         self.exact, self.fraction, self.batch_size = exact, fraction, batch_size
         self.known = {} if known is None else known
-        shape = (0, len(self.thresholds) + 2)
-        self.add_state("entropies", torch.empty(shape, dtype=torch.long), dist_reduce_fx="cat")
-        self.add_state("confidences", torch.empty(shape, dtype=torch.double), dist_reduce_fx="cat")
-        self.add_state("hits", torch.empty(shape, dtype=torch.uint8), dist_reduce_fx="cat")
-        self.add_state("index", torch.empty(0, dtype=torch.long), dist_reduce_fx="cat")
+        shape = (len(self.thresholds) + 2,)
+        self.add_rows("entropies", shape, torch.long)
+        self.add_rows("confidences", shape, torch.double)
+        self.add_rows("hits", shape, torch.uint8)
         self.add_state("degenerate", torch.zeros(len(DEGENERATE), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
@@ -197,10 +191,10 @@ class InformationCurves(Metric):
         pixels, maps = images.cpu().numpy(), saliency.cpu().numpy()
         revealed = self._reveal([pixels[i] for i in kept], [maps[i] for i in kept], [seeds[i] for i in kept], pool)
         found = list(predictions_told(predict, revealed, [int(classes[i]) for i in kept], self.batch_size))
-        for name, rows in zip(("entropies", "confidences", "hits"), zip(*found, strict=True), strict=False):
-            state: Tensor = getattr(self, name)
-            setattr(self, name, torch.cat([state, torch.from_numpy(np.stack(rows)).to(state)]))
-        self.index = torch.cat([self.index, numbers(index, len(kinds), self.index)[kept]])
+        if found:
+            entropies, confidences, hits = (torch.from_numpy(np.stack(rows)) for rows in zip(*found, strict=True))
+            places = self.numbers(index, len(kinds))[kept]
+            self.append(places, entropies=entropies, confidences=confidences, hits=hits)
 
     def _reveal(
         self, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], seeds: Sequence[int], pool: Executor | None
@@ -235,14 +229,11 @@ class InformationCurves(Metric):
             None where n is 0) and ``per_image`` (areas, None where skipped); the ``index`` of the images; and
             ``degenerate``, how many maps said nothing by reason.
         """
-        order = self.index.argsort().cpu()
-        entropies, confidences, hits = (
-            state.cpu()[order].numpy() for state in (self.entropies, self.confidences, self.hits)
-        )
+        entropies, confidences, hits = (self.rows(name).numpy() for name in ("entropies", "confidences", "hits"))
         return {
             "sic": self._summary(entropies, confidences),
             "aic": self._summary(entropies, hits.astype(np.float64)),
-            "index": self.index.cpu()[order].tolist(),
+            "index": self.rows("index").tolist(),
             "degenerate": dict(zip(DEGENERATE, self.degenerate.tolist(), strict=True)),
         }
 

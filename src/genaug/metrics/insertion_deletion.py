@@ -15,9 +15,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
-from genaug.metrics.saliency_maps import DEGENERATE, degenerate, numbers
+from genaug.metrics.rows import RowMetric
+from genaug.metrics.saliency_maps import DEGENERATE, degenerate
 
 #: Normalised images ``(N, C, H, W)`` to probabilities ``(N, K)``.
 PredictNormalized = Callable[[Tensor], Tensor]
@@ -153,7 +153,7 @@ def _adaptive(
         heights = np.insert(heights, halves + 1, measure(middles.tolist()))
 
 
-class InsertionDeletion(Metric):
+class InsertionDeletion(RowMetric):
     """Mean area under the :func:`causal_curve` of images.
 
     Args:
@@ -175,11 +175,6 @@ class InsertionDeletion(Metric):
         0.5
     """
 
-    full_state_update = False
-    areas: Tensor
-    bounds: Tensor
-    measured: Tensor
-    index: Tensor
     degenerate: Tensor
 
     def __init__(self, mode: Mode, tolerance: float | None = None, batch_size: int = 8) -> None:
@@ -187,10 +182,9 @@ class InsertionDeletion(Metric):
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, came {mode!r}")
         self.mode, self.tolerance, self.batch_size = mode, tolerance, batch_size
-        for name in ("areas", "bounds"):
-            self.add_state(name, torch.empty(0, dtype=torch.double), dist_reduce_fx="cat")
-        for name in ("measured", "index"):
-            self.add_state(name, torch.empty(0, dtype=torch.long), dist_reduce_fx="cat")
+        self.add_rows("areas", (), torch.double)
+        self.add_rows("bounds", (), torch.double)
+        self.add_rows("measured", (), torch.long)
         self.add_state("degenerate", torch.zeros(len(DEGENERATE), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
@@ -211,7 +205,7 @@ class InsertionDeletion(Metric):
             index: A number for each image, its place in the results; counted on where there is none.
         """
         kinds = degenerate(saliency).tolist()
-        places = numbers(index, len(kinds), self.index)
+        places = self.numbers(index, len(kinds))
         for number, kind in enumerate(kinds):
             if kind >= 0:
                 self.degenerate[kind] += 1
@@ -226,24 +220,26 @@ class InsertionDeletion(Metric):
                 tolerance=self.tolerance,
                 batch_size=self.batch_size,
             )
-            for name, value in (("areas", curve.area), ("bounds", curve.bound), ("measured", curve.measured)):
-                state: Tensor = getattr(self, name)
-                setattr(self, name, torch.cat([state, torch.tensor([value]).to(state)]))
-            self.index = torch.cat([self.index, places[number : number + 1]])
+            self.append(
+                places[number : number + 1],
+                areas=torch.tensor([curve.area], dtype=torch.double),
+                bounds=torch.tensor([curve.bound], dtype=torch.double),
+                measured=torch.tensor([curve.measured]),
+            )
 
     def compute(self) -> dict[str, Any]:
         """``mean`` area over ``n`` images (None over nothing), largest ``bound``, mean number of scores ``measured``.
 
         And ``index`` with the areas ``per_image``, and ``degenerate``, how many maps said nothing by reason.
         """
-        order = self.index.argsort()
-        areas, n = self.areas[order], len(self.areas)
+        areas = self.rows("areas")
+        n = len(areas)
         return {
             "mean": areas.mean().item() if n else None,
             "n": n,
-            "bound": self.bounds.max().item() if n else None,
-            "measured": self.measured.double().mean().item() if n else None,
-            "index": self.index[order].tolist(),
+            "bound": self.rows("bounds").max().item() if n else None,
+            "measured": self.rows("measured").double().mean().item() if n else None,
+            "index": self.rows("index").tolist(),
             "per_image": areas.tolist(),
             "degenerate": dict(zip(DEGENERATE, self.degenerate.tolist(), strict=True)),
         }

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from genaug.metrics.rows import RowMetric
 
 #: Why a map says nothing: some value is no number; all are zero (a Grad-CAM of negative parts only); all are the same.
 DEGENERATE = ("not finite", "all zero", "constant")
@@ -53,7 +54,7 @@ def energy_inside(saliency: Tensor, masks: Tensor) -> Tensor:
     return torch.where(inside.any(dim=1), share, torch.nan).float()
 
 
-class MapEnergy(Metric):
+class MapEnergy(RowMetric):
     """Mean of :func:`energy_inside` over images, and how much of the image the objects cover.
 
     A map that says nothing about place has, in the mean, the share of the image that the object covers.
@@ -64,17 +65,12 @@ class MapEnergy(Metric):
     (0.75, 0.5)
     """
 
-    full_state_update = False
     higher_is_better = True
-    energy: Tensor
-    coverage: Tensor
-    index: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("energy", torch.empty(0), dist_reduce_fx="cat")
-        self.add_state("coverage", torch.empty(0), dist_reduce_fx="cat")
-        self.add_state("index", torch.empty(0, dtype=torch.long), dist_reduce_fx="cat")
+        self.add_rows("energy", (), torch.float)
+        self.add_rows("coverage", (), torch.float)
 
     def update(self, saliency: Tensor, masks: Tensor, index: Sequence[int] | None = None) -> None:
         """Add a batch.
@@ -84,30 +80,24 @@ class MapEnergy(Metric):
             masks: ``(B, H, W)`` bool.
             index: A number for each image, its place in the results; counted on where there is none.
         """
-        self.energy = torch.cat([self.energy, energy_inside(saliency, masks).to(self.energy)])
-        self.coverage = torch.cat([self.coverage, masks.flatten(1).float().mean(dim=1).to(self.coverage)])
-        self.index = torch.cat([self.index, numbers(index, len(masks), self.index)])
+        self.append(
+            self.numbers(index, len(masks)),
+            energy=energy_inside(saliency, masks),
+            coverage=masks.flatten(1).float().mean(dim=1),
+        )
 
     def compute(self) -> dict[str, Any]:
         """``mean`` energy and mean ``coverage`` over ``n`` images, and ``index`` with the energy of each image.
 
         Means over nothing are None; an image whose energy is NaN is in no mean and not in ``n``.
         """
-        order = self.index.argsort()
-        energy, coverage = self.energy[order].double(), self.coverage[order].double()
+        energy, coverage = self.rows("energy").double(), self.rows("coverage").double()
         there = energy.isfinite()
         n = int(there.sum())
         return {
             "mean": energy[there].mean().item() if n else None,
             "coverage": coverage[there].mean().item() if n else None,
             "n": n,
-            "index": self.index[order].tolist(),
+            "index": self.rows("index").tolist(),
             "per_image": energy.tolist(),
         }
-
-
-def numbers(index: Sequence[int] | None, count: int, known: Tensor) -> Tensor:
-    """The numbers of ``count`` new images beside ``known`` ones ``(N,)``: those given, or counted on from N."""
-    if index is None:
-        return torch.arange(len(known), len(known) + count, device=known.device)
-    return torch.as_tensor(list(index), dtype=torch.long, device=known.device)
