@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
 #: Seconds between two looks at the memory.
 LOOK_EVERY = 2.0
@@ -43,7 +44,7 @@ class Cost(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """And go on, if it was a look during training."""
-        if trainer.training:
+        if trainer.state.fn == TrainerFn.FITTING:
             self.start()
 
     def on_train_batch_end(
