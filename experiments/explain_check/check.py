@@ -1,12 +1,12 @@
 """Can AIC, SIC, insertion and deletion tell an explanation from noise?
 
     python experiments/explain_check/check.py --out results.csv --picture gradcam.jpg
-    python experiments/explain_check/check.py --out results.csv --ecssd /data/ecssd --count 60
+    python experiments/explain_check/check.py --out results.csv --ecssd /data/ecssd --tolerance 0.01
 
 EfficientNet-Lite0 explains the class it predicts, by every explainer and by random numbers, on scikit-image's
-photographs, and on those of a folder with masks where one is given: ``images/*.jpg`` and ``masks/*.png`` of the same
-names, as ECSSD has them. One row an image and explainer goes to ``--out``; the tables have means, and the mean difference
-to random numbers on the same images with its 95 % interval (Student's t).
+photographs, or on those of a folder with masks: ``images/*.jpg`` and ``masks/*.png`` of the same names, as ECSSD has
+them. One row an image and explainer goes to ``--out``; the table has means, and the mean difference to random numbers
+on the same images with its 95 % interval (Student's t).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import logging
 import time
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from photographs import FREE, Photographs, crop, lite0, skimage_photographs
@@ -67,9 +66,9 @@ def judge_all(
     """Every explainer's maps, judged on all photographs with the same random masks."""
     samples, looks = photographs.splits()["test"], {}
     known: MutableMapping[str, Blurred] = {}
-    for name in EXPLAINERS:
+    for name, explainer in EXPLAINERS.items():
         judge = Judge(
-            EXPLAINERS[name](), images=len(samples), target="predicted", tolerance=tolerance, batch_size=4,
+            explainer(), images=len(samples), target="predicted", tolerance=tolerance, batch_size=4,
             workers=asked.workers,
         )  # fmt: skip
         judge.known = known
@@ -77,12 +76,17 @@ def judge_all(
         with judge.pool() as pool:
             looks[name] = judge.look(network, samples, photographs, crop(), pool, pictures=len(samples))
         log.info(f"{photographs.name}, {name}: {(time.monotonic() - started) / len(samples):.1f} s an image")
+        save_rows(photographs, looks, asked.out)
     return looks
 
 
-def rows_of(photographs: Photographs, looks: dict[str, Look]) -> list[dict[str, Any]]:
-    """One row an explainer and image, scores with four digits."""
-    return [
+def save_rows(photographs: Photographs, looks: dict[str, Look], path: Path) -> None:
+    """Write one row an explainer and image, scores with four digits; rows of other sets stay."""
+    others = []
+    if path.exists():
+        with path.open(newline="") as file:
+            others = [row for row in csv.DictReader(file) if row["set"] != photographs.name]
+    rows = [
         {
             "set": photographs.name,
             "explainer": name,
@@ -95,6 +99,10 @@ def rows_of(photographs: Photographs, looks: dict[str, Look]) -> list[dict[str, 
         for name, look in looks.items()
         for record in look.records
     ]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted([*others, *rows], key=lambda row: row["set"], reverse=True))
 
 
 def tabulate(photographs: Photographs, looks: dict[str, Look], console: Console) -> None:
@@ -122,10 +130,7 @@ def _cells(mean: float, n: int, difference: dict[str, float] | None, measure: st
     if difference is None:
         return f"{mean:.3f}", str(n), "", "", ""
     low, high = difference["low"], difference["high"]
-    if low <= 0 <= high:
-        verdict = "not told"
-    else:
-        verdict = "yes" if (low > 0) == MEASURES[measure] else "no"
+    verdict = "not told" if low <= 0 <= high else "yes" if (low > 0) == MEASURES[measure] else "no"
     return f"{mean:.3f}", str(n), f"{difference['mean']:+.3f}", f"[{low:+.3f}, {high:+.3f}]", verdict
 
 
@@ -150,32 +155,24 @@ def save_picture(photographs: Photographs, look: Look, path: Path) -> None:
 
 
 def main() -> None:
-    """Judge all sets, and write rows, tables and the picture."""
+    """Judge a set, and write rows, tables and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="CSV of all scores")
-    parser.add_argument("--picture", type=Path, help="JPEG of scikit-image's photographs with Grad-CAM's maps")
-    parser.add_argument("--ecssd", type=Path, help="a folder with images/*.jpg and masks/*.png")
+    parser.add_argument("--out", type=Path, required=True, help="CSV of all scores; rows of the other set are kept")
+    parser.add_argument("--ecssd", type=Path, help="a folder with images/*.jpg and masks/*.png instead")
     parser.add_argument("--count", type=int, default=60, help="photographs of that folder")
-    parser.add_argument("--tolerance", type=float, default=0.01, help="of insertion and deletion there; all steps here")
+    parser.add_argument("--tolerance", type=float, help="of insertion and deletion; default: all steps")
+    parser.add_argument("--picture", type=Path, help="JPEG of scikit-image's photographs with Grad-CAM's maps")
     parser.add_argument("--workers", type=int, help="processes for the reconstructions; default: one a processor")
     asked = parser.parse_args()
+    if asked.ecssd is not None and asked.picture is not None:
+        parser.error("--picture is of scikit-image's photographs, which may be shown; leave out --ecssd for it")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    network, console = lite0(), Console(width=120)
-    sets: list[tuple[Photographs, float | None]] = [(skimage_photographs(), None)]
-    if asked.ecssd is not None:
-        sets.append((masked_photographs(asked.ecssd, asked.count), asked.tolerance))
-    rows: list[dict[str, Any]] = []
-    for photographs, tolerance in sets:
-        looks = judge_all(photographs, network, tolerance, asked)
-        rows += rows_of(photographs, looks)
-        with asked.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        tabulate(photographs, looks, console)
-        if asked.picture is not None and photographs.name == "skimage":
-            save_picture(photographs, looks["gradcam"], asked.picture)
+    photographs = skimage_photographs() if asked.ecssd is None else masked_photographs(asked.ecssd, asked.count)
+    looks = judge_all(photographs, lite0(), asked.tolerance, asked)
+    tabulate(photographs, looks, Console(width=120))
+    if asked.picture is not None:
+        save_picture(photographs, looks["gradcam"], asked.picture)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from genaug.data.reading import read_image
 from genaug.data.transforms import Crop, SquashCrop
 from genaug.explaining.judge import Network
 
-#: Those of scikit-image's that need no download and show a thing or a scene in daylight. Left out are textures (brick,
-#: grass, gravel), what no class of ImageNet is (coins, moon, the Hubble field, retina, cells), the motion-blurred clock,
-#: the second of the two motorcycles, which is the same scene, and drawings, silhouettes and text.
+#: Those of scikit-image's that need no download and show things of everyday life. Left out are textures (brick, grass,
+#: gravel), what is no class of ImageNet (coins, moon, the Hubble field, retina, cells), the motion-blurred clock, the
+#: second of the two motorcycles, which is the same scene, and drawings, silhouettes and text.
 PHOTOGRAPHS = {
     "astronaut": "astronaut.png",
     "camera": "camera.png",
@@ -78,7 +78,7 @@ def read(samples: Sequence[Sample]) -> np.ndarray:
 
 
 class LiteNormalize(nn.Module):
-    """``uint8`` images ``(B, H, W, C)`` to floats ``(B, C, H, W)`` in the range that EfficientNet-Lite was trained on."""
+    """``uint8`` images ``(B, H, W, C)`` to floats ``(B, C, H, W)`` in the range EfficientNet-Lite was trained on."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Floats between -1 and 1."""

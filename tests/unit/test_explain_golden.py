@@ -1,4 +1,4 @@
-"""What the public programs (PAIR's ``pic.py``, RISE's ``evaluation.py``) gave for eight photographs, where it is there."""
+"""What PAIR's ``pic.py`` and RISE's ``evaluation.py`` gave for eight photographs, where that is at hand."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from collections.abc import Sequence
@@ -112,19 +113,19 @@ def find_finished(runs: str | Sequence[str] | None) -> list[Path]:
         ValueError: fewer than one, or one that is not a finished run.
     """
     asked = [runs] if isinstance(runs, str) else list(runs or [])
-    folders: dict[Path, None] = {}
+    folders: dict[Path, Path] = {}
     for name in asked:
-        matches = sorted(Path().glob(name)) if "*" in name else [Path(name)]
+        matches = sorted(map(Path, glob.glob(name))) if glob.has_magic(name) else [Path(name)]
         finished = [folder for folder in matches if (folder / CONFIG).exists() and (folder / WEIGHTS).exists()]
         if not finished:
             raise ValueError(
                 f"runs: {name} is no finished run: expected a folder with {CONFIG} and {WEIGHTS}, as "
                 "runs/<dataset>/<method>/<hash>."
             )
-        folders |= dict.fromkeys(finished)
+        folders |= {folder.resolve(): folder for folder in finished}
     if not folders:
         raise ValueError("stage=explain needs runs=a,b: the folders of the runs to compare.")
-    return list(folders)
+    return list(folders.values())
 
 
 def check_comparable(runs: Sequence[FinishedRun]) -> None:

@@ -154,6 +154,7 @@ class Judge:
             raise ValueError(f"explain.target={self.target!r} is not known: choose one of {', '.join(TARGETS)}.")
         if self.images < 1:
             raise ValueError(f"explain.images={self.images}: at least one image is needed.")
+        self._measures(torch.device("cpu"), Share())  # refuses the rest
 
     def settings(self) -> dict[str, Any]:
         """What the numbers depend on, for the record."""
@@ -174,10 +175,11 @@ class Judge:
     def choose(self, samples: Sequence[Sample]) -> list[Sample]:
         """The images that are judged: drawn by the seed, the classes in turn; more images contain fewer.
 
-        An image of several classes stands for the first.
+        An image of several classes stands for the first; one of none has nothing to explain, and is left out.
         """
         by_class: dict[int, list[Sample]] = defaultdict(list)
-        for sample in sorted(samples, key=lambda one: derive(self.seed, "explain", one.id)):
+        there = (sample for sample in samples if sample.label != ())
+        for sample in sorted(there, key=lambda one: derive(self.seed, "explain", one.id)):
             by_class[sample.label[0] if isinstance(sample.label, tuple) else sample.label].append(sample)
         turns = sorted(by_class, key=lambda label: derive(self.seed, "turn", label))
         rounds = range(max(map(len, by_class.values()), default=0))
@@ -284,7 +286,7 @@ class Judge:
                 "id": sample.id,
                 "label": sample.label,
                 "predicted": int(predicted[k]),
-                "right": bool(part.targets[k, predicted[k]] > 0),
+                "right": bool(part.targets[k, predicted[k]] > 0 and not probabilities[k].isnan().any()),
                 "explained": int(classes[k]),
                 "confidence": float(probabilities[k, classes[k]]),
                 "map": "" if kinds[k] < 0 else DEGENERATE[kinds[k]],

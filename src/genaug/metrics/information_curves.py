@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genaug.metrics.reconstruction import THRESHOLDS, Blurred, Revealed, random_mask, reveal
 from genaug.metrics.rows import RowMetric
-from genaug.metrics.saliency_maps import DEGENERATE, degenerate
+from genaug.metrics.saliency_maps import DEGENERATE, counted, degenerate
 
 #: Images ``(N, H, W, C)`` uint8 to probabilities ``(N, K)``.
 Predict = Callable[[Tensor], Tensor]
@@ -99,13 +99,14 @@ def predictions_told(
         batch_size: Most images a call.
 
     Yields:
-        ``(T + 2,)`` each: entropies, the softmax values of the class, and whether it is the network's answer.
+        ``(T + 2,)`` each: entropies, the softmax values of the class, and whether it is the network's answer. What a
+        network that broke down says (NaN) is a value of 0 and no answer.
     """
     for told, label in zip(revealed, classes, strict=True):
         images = torch.from_numpy(told.images)
         probabilities = torch.cat([predict(part).cpu() for part in images.split(batch_size)])
         hits = (probabilities.argmax(dim=1) == label) & ~probabilities.isnan().any(dim=1)
-        yield told.entropies, probabilities[:, label].double().numpy(), hits.numpy()
+        yield told.entropies, probabilities[:, label].double().nan_to_num(0.0).numpy(), hits.numpy()
 
 
 class InformationCurves(RowMetric):
@@ -184,17 +185,15 @@ class InformationCurves(RowMetric):
             pool: Does the CPU's part (see :func:`genaug.metrics.reconstruction.processes`); None does it here.
         """
         kinds = degenerate(saliency).tolist()
-        for kind in kinds:
-            if kind >= 0:
-                self.degenerate[kind] += 1
+        places = self.numbers(index, len(kinds), self.degenerate)
+        self.degenerate = self.degenerate + counted(kinds).to(self.degenerate)
         kept = [number for number, kind in enumerate(kinds) if kind < 0]
         pixels, maps = images.cpu().numpy(), saliency.cpu().numpy()
         revealed = self._reveal([pixels[i] for i in kept], [maps[i] for i in kept], [seeds[i] for i in kept], pool)
         found = list(predictions_told(predict, revealed, [int(classes[i]) for i in kept], self.batch_size))
         if found:
             entropies, confidences, hits = (torch.from_numpy(np.stack(rows)) for rows in zip(*found, strict=True))
-            places = self.numbers(index, len(kinds))[kept]
-            self.append(places, entropies=entropies, confidences=confidences, hits=hits)
+            self.append(places[kept], entropies=entropies, confidences=confidences, hits=hits)
 
     def _reveal(
         self, images: Sequence[np.ndarray], maps: Sequence[np.ndarray], seeds: Sequence[int], pool: Executor | None

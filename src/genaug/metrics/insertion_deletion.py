@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genaug.metrics.rows import RowMetric
-from genaug.metrics.saliency_maps import DEGENERATE, degenerate
+from genaug.metrics.saliency_maps import DEGENERATE, counted, degenerate
 
 #: Normalised images ``(N, C, H, W)`` to probabilities ``(N, K)``.
 PredictNormalized = Callable[[Tensor], Tensor]
@@ -142,7 +142,7 @@ def _adaptive(
         widths = np.diff(at)
         errors = np.where(widths > 1, widths * np.abs(np.diff(heights)) / (2 * steps), 0.0)
         bound = float(errors.sum())
-        if bound <= tolerance:
+        if not bound > tolerance:  # NaN, from a network that broke down, is not
             return at, heights, bound
         # As many as one call takes, but not those that the tolerance does not need.
         worst = np.argsort(-errors, kind="stable")[:batch_size]
@@ -181,6 +181,8 @@ class InsertionDeletion(RowMetric):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, came {mode!r}")
+        if tolerance is not None and not tolerance >= 0:
+            raise ValueError(f"tolerance: expected None or a number from 0 on, came {tolerance}")
         self.mode, self.tolerance, self.batch_size = mode, tolerance, batch_size
         self.add_rows("areas", (), torch.double)
         self.add_rows("bounds", (), torch.double)
@@ -205,10 +207,10 @@ class InsertionDeletion(RowMetric):
             index: A number for each image, its place in the results; counted on where there is none.
         """
         kinds = degenerate(saliency).tolist()
-        places = self.numbers(index, len(kinds))
+        places = self.numbers(index, len(kinds), self.degenerate)
+        self.degenerate = self.degenerate + counted(kinds).to(self.degenerate)
         for number, kind in enumerate(kinds):
             if kind >= 0:
-                self.degenerate[kind] += 1
                 continue
             ranks = rank_pixels(saliency[number].to(images.device))
             curve = causal_curve(
@@ -230,15 +232,17 @@ class InsertionDeletion(RowMetric):
     def compute(self) -> dict[str, Any]:
         """``mean`` area over ``n`` images (None over nothing), largest ``bound``, mean number of scores ``measured``.
 
-        And ``index`` with the areas ``per_image``, and ``degenerate``, how many maps said nothing by reason.
+        And ``index`` with the areas ``per_image``, and ``degenerate``, how many maps said nothing by reason. Where the
+        network answered with what is no number, the area is NaN, in no mean and not in ``n``.
         """
         areas = self.rows("areas")
-        n = len(areas)
+        there = areas.isfinite()
+        n = int(there.sum())
         return {
-            "mean": areas.mean().item() if n else None,
+            "mean": areas[there].mean().item() if n else None,
             "n": n,
-            "bound": self.rows("bounds").max().item() if n else None,
-            "measured": self.rows("measured").double().mean().item() if n else None,
+            "bound": self.rows("bounds")[there].max().item() if n else None,
+            "measured": self.rows("measured")[there].double().mean().item() if n else None,
             "index": self.rows("index").tolist(),
             "per_image": areas.tolist(),
             "degenerate": dict(zip(DEGENERATE, self.degenerate.tolist(), strict=True)),

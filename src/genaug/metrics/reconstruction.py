@@ -155,7 +155,7 @@ def reveal(
     images, sizes, before = [blurred.image], [blurred.entropy], mask
     for threshold in thresholds:
         # The quantile of each threshold by itself: asked for many at once, NumPy computes in another precision.
-        told = (saliency >= np.quantile(saliency, 1 - threshold)) | mask
+        told = (saliency >= np.quantile(saliency, 1 - float(threshold))) | mask
         if told.all():
             images.append(image)
             sizes.append(blurred.original_entropy)

@@ -29,10 +29,10 @@ class RowMetric(Metric):
         self._empty[name] = torch.empty((0, *shape), dtype=dtype)
         self.add_state(name, default=[], dist_reduce_fx="cat")
 
-    def numbers(self, index: Sequence[int] | None, count: int) -> Tensor:
-        """The numbers of ``count`` new images: those given, or counted on from the images there are."""
+    def numbers(self, index: Sequence[int] | None, count: int, left_out: Tensor | None = None) -> Tensor:
+        """The numbers of ``count`` new images: those given, or counted on from all images before, left out or not."""
         if index is None:
-            there = sum(len(part) for part in self._parts("index"))
+            there = sum(len(part) for part in self._parts("index")) + (0 if left_out is None else int(left_out.sum()))
             return torch.arange(there, there + count)
         if len(index) != count:
             raise ValueError(f"index: expected {count} numbers, one an image, came {len(index)}")

@@ -32,6 +32,15 @@ def degenerate(saliency: Tensor) -> Tensor:
     return torch.where(flat.isfinite().all(dim=1), kind, 0)
 
 
+def counted(kinds: Sequence[int]) -> Tensor:
+    """How many maps say nothing, by reason: ``(len(DEGENERATE),)`` integers.
+
+    >>> counted([-1, 0, 2, 2]).tolist()
+    [1, 0, 2]
+    """
+    return torch.tensor([list(kinds).count(kind) for kind in range(len(DEGENERATE))])
+
+
 def energy_inside(saliency: Tensor, masks: Tensor) -> Tensor:
     """Share of a map's positive part that lies on the object.
 
