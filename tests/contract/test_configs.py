@@ -31,6 +31,7 @@ from genaug.generation.base import Generator
 from genaug.launch import NOT_IDENTITY, TOOLS, check_values, config_hash
 from genaug.methods.base import Method
 from genaug.mixing.base import Mixer
+from genaug.saliency.base import Saliency
 from genaug.segmentation.base import Segmenter
 
 ROOT = Path(__file__).parents[2]
@@ -183,6 +184,7 @@ def test_methods(stem, anywhere):
     ("group", "kind"),
     [
         ("mixer", Mixer),
+        ("saliency", Saliency),
         ("segmenter", Segmenter),
         ("captioner", Captioner),
         ("generator", Generator),
@@ -242,6 +244,7 @@ def test_trainers(stem, anywhere):
     ("folder", "group", "kind"),
     [
         ("mixing", "mixer", Mixer),
+        ("saliency", "saliency", Saliency),
         ("segmentation", "segmenter", Segmenter),
         ("captioning", "captioner", Captioner),
         ("data", "dataset", Dataset),
@@ -371,7 +374,7 @@ def test_a_file_changes_its_own_group_only():
     base = plain(composed())
     for stem in of_group("method"):
         changed = {key for key, value in plain(composed(f"method={stem}")).items() if value != base[key]}
-        assert changed <= {"method", "mixer", "transform"}, stem
+        assert changed <= {"method", "mixer", "saliency", "transform"}, stem  # the saliency is the mixer's
 
 
 # --- identity ------------------------------------------------------------------------------------------------------
@@ -391,6 +394,7 @@ def test_what_does_not_change_a_result_does_not_change_the_name():
         "segmenter=grabcut",  # which plain training has no use for
         "captioner=smollm2",
         "generator=sdxl",
+        "saliency=gradient",
     ]
     assert config_hash(composed(*overrides)) == config_hash(composed())
 

@@ -8,21 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
 from genaug.mixing.base import Context, Identity, Mixer
 from genaug.models.tiny import tiny
 
-FOLDER = Path(__file__).parents[2] / "conf" / "mixer"
+CONF = Path(__file__).parents[2] / "conf"
 CLASSES = 5
 
 
-@pytest.fixture(scope="module", params=sorted(path.stem for path in FOLDER.glob("*.yaml")))
+@pytest.fixture(scope="module", params=sorted(path.stem for path in (CONF / "mixer").glob("*.yaml")))
 def mixer(request) -> Mixer:
-    return instantiate(OmegaConf.load(FOLDER / f"{request.param}.yaml"))
+    """As a command line builds it: a mixer brings its saliency."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("config", [f"mixer={request.param}"]).mixer)
 
 
 @pytest.fixture
