@@ -31,6 +31,7 @@ from genaug.classifier import Classifier
 from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
 from genaug.data.datamodule import DataModule, choose_splits, network_threads
+from genaug.data.images import check_masks
 from genaug.data.transforms import Crop
 from genaug.launch import WrongValue, config_hash, input_checks, task_overrides
 from genaug.losses import SoftBCE
@@ -154,6 +155,7 @@ def run(cfg: DictConfig) -> float | None:
         )
     with clock.stage("data"), input_checks():
         splits = split(cfg, pieces.dataset)
+        check_mixer(pieces, splits["train"])
     runner = build_runner(cfg)
     made = synthesize(cfg, pieces, splits["train"], clock, runner)
     if cfg.stage == "synthesize":
@@ -185,6 +187,22 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 def split(cfg: DictConfig, dataset: Dataset) -> dict[str, Sequence[Sample]]:
     """The splits of this run."""
     return choose_splits(dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
+
+
+def check_mixer(pieces: Pieces, samples: Sequence[Sample]) -> None:
+    """Refuse a mixer that looks at masks where the training images have none.
+
+    Raises:
+        ValueError: the data or the method has none, or the transform cannot move them.
+    """
+    if not pieces.mixer.needs_masks:
+        return
+    if pieces.method.view is not None:
+        raise ValueError(
+            f"The mixer looks at ground-truth masks, and method={pieces.method.name} makes new images that have none. "
+            "Choose another saliency, such as saliency=spectral_residual."
+        )
+    check_masks(samples, pieces.transform)
 
 
 def show_plan(cfg: DictConfig, pieces: Pieces) -> None:
@@ -282,6 +300,7 @@ def build_data(
         view=None if view is None else lambda real: view(real, made),
         num_workers=cfg.loader.num_workers,
         epoch_images=len(splits["train"]) if cfg.budget == "steps" else None,
+        masks=pieces.mixer.needs_masks,
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from genaug.losses import SoftCrossEntropy
 from genaug.mixing.base import Context
 from genaug.saliency.base import Saliency, measured
-from genaug.saliency.network import Mode, check_mode, logits_of, network_of
+from genaug.saliency.network import Mode, as_read_by, check_mode, logits_of, network_of
 
 
 class GradientSaliency(Saliency):
@@ -22,8 +22,7 @@ class GradientSaliency(Saliency):
             ``train``: every module as it is in training. Running statistics are left alone either way; in the papers'
             code the pass in training mode moves them.
         clean_lam: Above 0 the pass trains as well: it is made in the mode of training, and its loss, that of the clean
-            batch, times ``clean_lam``, is added to the loss of the mixed batch (section 3.3 of PuzzleMix, section 5 of
-            Co-Mixup).
+            batch, times ``clean_lam``, is added to the loss of the mixed batch, as PuzzleMix and Co-Mixup do.
         autocast: Let the pass have the precision of training instead of single precision. A pass that trains has it.
 
     Raises:
@@ -52,7 +51,7 @@ class GradientSaliency(Saliency):
             torch.enable_grad(),
             torch.autocast(images.device.type, enabled=as_in_training),
         ):
-            pixels = images.detach().requires_grad_()
+            pixels = as_read_by(model, images.detach()).requires_grad_()
             clean = loss(logits_of(model, pixels, "train" if trains else self.mode), targets)
             # Only the images' gradients are computed: nothing is accumulated in parameters.
             (gradient,) = torch.autograd.grad(clean, pixels, retain_graph=trains)

@@ -33,12 +33,23 @@ def check_mode(mode: str) -> None:
         raise ValueError(f"mode: expected eval or train, came {mode!r}")
 
 
+def as_read_by(model: nn.Module, images: Tensor) -> Tensor:
+    """The images in the type of the network's weights, which may be another one than that of the images.
+
+    >>> import torch
+    >>> as_read_by(nn.Linear(1, 1), torch.zeros(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    types = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return images.to(next(types, images.dtype))
+
+
 def logits_of(model: nn.Module, images: Tensor, mode: Mode) -> Tensor:
     """Run the network, and leave buffers (statistics of batch normalisation) and the mode of every module as they were.
 
     Args:
         model: The network.
-        images: ``(B, C, H, W)``.
+        images: ``(B, C, H, W)``, of the type of its weights.
         mode: ``eval`` uses running statistics and no dropout. ``train`` leaves every module in the mode it is in, so
             that layers which were frozen stay so; dropout then draws from torch's generator, as in any training step.
 

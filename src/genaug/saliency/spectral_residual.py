@@ -18,7 +18,7 @@ class SpectralResidual(Saliency):
     """What is unexpected in an image's spectrum, put back in its place; needs no network.
 
     The log magnitudes of the grey image's Fourier transform, less their mean over 3 x 3 neighbours, are transformed
-    back with the old phases: regular texture vanishes and what stands out stays (section 2 of Hou & Zhang). As in
+    back with the old phases: regular texture vanishes and what stands out stays. As in
     GuidedMixup the image is shrunk to ``side`` pixels at most, the result is a magnitude and not its square, and the
     blur is one of 7 pixels and sigma 3.
 
