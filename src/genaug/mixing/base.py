@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,14 @@ class Context:
     masks: Tensor | None = None
     extra_losses: list[Tensor] = field(default_factory=list)
     notes: dict[str, Tensor] | None = None
+
+    def of(self, indices: Tensor) -> Context:
+        """The context of some images of the batch.
+
+        Args:
+            indices: ``(N,)`` on the images' device.
+        """
+        return self if self.masks is None else replace(self, masks=self.masks[indices])
 
     def add_loss(self, loss: Tensor) -> None:
         """Add a scalar with its graph to the loss that is trained on, in the one backward pass of the step."""

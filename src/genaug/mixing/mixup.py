@@ -49,6 +49,7 @@ class MixUp(Mixer):
         pairing, lam = self.draw(len(images), generator)
         if bool((lam == 1).all()):
             return images, targets
+        context.note(partners=pairing, own=lam.float().view(-1, 1, 1).expand(len(images), *images.shape[-2:]))
         return mixup(images, targets, pairing.to(images.device, non_blocking=True), lam)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
