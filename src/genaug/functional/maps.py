@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -32,25 +34,23 @@ def gaussian_kernel(size: int, sigma: float) -> list[float]:
     return torch.softmax(-(x**2) / (2 * sigma**2), dim=0).tolist()
 
 
-def gaussian_blur(maps: Tensor, size: int, sigma: float) -> Tensor:
-    """Blur maps ``(B, H, W)`` with a Gaussian of ``size`` x ``size`` pixels.
+def blur(maps: Tensor, kernel: Sequence[float]) -> Tensor:
+    """Blur maps ``(B, H, W)`` with the same symmetric weights along rows and columns.
 
     The border is mirrored, as torchvision's GaussianBlur does; where a side is too short to be mirrored, its last pixel
     is repeated.
 
     Args:
         maps: ``(B, H, W)``, floating point.
-        size: Odd number of pixels.
-        sigma: Standard deviation in pixels.
+        kernel: An odd number of weights.
 
-    >>> gaussian_blur(torch.tensor([[[0.0, 1.0, 0.0]]]), 3, 0.8)
+    >>> blur(torch.tensor([[[0.0, 1.0, 0.0]]]), gaussian_kernel(3, 0.8))
     tensor([[[0.4780, 0.5220, 0.4780]]])
     """
-    kernel = gaussian_kernel(size, sigma)
     return _blur_along(_blur_along(maps, kernel, dim=-1), kernel, dim=-2)
 
 
-def _blur_along(maps: Tensor, kernel: list[float], dim: int) -> Tensor:
+def _blur_along(maps: Tensor, kernel: Sequence[float], dim: int) -> Tensor:
     radius, length = len(kernel) // 2, maps.shape[dim]
     pad = (radius, radius) if dim == -1 else (0, 0, radius, radius)
     padded = F.pad(maps, pad, mode="reflect" if radius < length else "replicate")

@@ -64,7 +64,7 @@ class CutMix(Mixer):
         if self.correct_lam:
             lam = share_outside(boxes, height, width)
         context.note(partners=pairing, boxes=boxes)
-        return cutmix(images, targets, pairing.to(images.device, non_blocking=True), boxes, lam)
+        return cutmix(images, targets, pairing, boxes, lam)
 
     def draw(
         self, batch_size: int, height: int, width: int, generator: torch.Generator
@@ -87,8 +87,9 @@ def cutmix(images: Tensor, targets: Tensor, pairing: Tensor, boxes: Tensor, lam:
     Args:
         images: ``(B, C, H, W)``.
         targets: ``(B, K)``.
-        pairing: ``(B,)`` indices on the images' device.
+        pairing: ``(B,)`` indices on the CPU.
         boxes: ``(B, 4)``, or ``(1, 4)`` for one box for all, integers y1, x1, y2, x2 on the CPU.
         lam: ``(B,)``, or ``(1,)``: weight of the image's own label, in ``[0, 1]``, on the CPU.
     """
-    return paste_boxes(images, pairing, boxes), mix_targets(targets, pairing, lam)
+    partners = pairing.to(targets.device, non_blocking=True)
+    return paste_boxes(images, pairing, boxes), mix_targets(targets, partners, lam)

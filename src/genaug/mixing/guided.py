@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genaug.functional.maps import gaussian_blur, sum_to_one
+from genaug.functional.maps import blur, gaussian_kernel, sum_to_one
 from genaug.mixing.base import PAIRINGS, Context, Mixer, Pairing, check_batch, draw_pairing, mix_targets
 from genaug.saliency.base import Saliency
+
+#: What saliency maps are blurred with.
+BLUR = gaussian_kernel(7, 3.0)
 
 
 class GuidedMix(Mixer):
@@ -52,7 +55,7 @@ class GuidedMix(Mixer):
         pairing = None if self.pairing == "greedy" else draw_pairing(self.pairing, len(images), generator)
         if torch.rand((), generator=generator) >= self.p:
             return images, targets
-        maps = sum_to_one(gaussian_blur(self.saliency(images, targets, context), 7, 3.0))
+        maps = sum_to_one(blur(self.saliency(images, targets, context), BLUR))
         if pairing is None:
             pairing = greedy_cycle(squared_distances(maps).cpu())
         partners = pairing.to(images.device, non_blocking=True)

@@ -73,4 +73,4 @@ def mixup(images: Tensor, targets: Tensor, pairing: Tensor, lam: Tensor) -> tupl
     """
     # lerp with weight 1 is exact, so a sample that is not mixed comes out bit for bit.
     weight = lam.to(images, non_blocking=True).view(-1, 1, 1, 1)
-    return images[pairing].lerp_(images, weight), mix_targets(targets, pairing, lam)
+    return images.index_select(0, pairing).lerp_(images, weight), mix_targets(targets, pairing, lam)

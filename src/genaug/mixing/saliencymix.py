@@ -27,8 +27,8 @@ class SaliencyMix(Mixer):
     """Pastes a box around the most salient pixel of another image at the same place.
 
     The box is CutMix's, with sides ``sqrt(1 - lam)`` of the image's and clipped at the border, and labels are weighted
-    by the area that is left; only its centre is no longer left to chance. One number for each box travels from the
-    images' device to the CPU, all of them at once.
+    by the area that is left; only its centre is no longer left to chance. The centres travel from the images' device to
+    the CPU, all at once.
 
     Args:
         saliency: Finds the most salient pixel; the first of several.
@@ -75,15 +75,17 @@ class SaliencyMix(Mixer):
         if bool((lam == 1).all()):
             return images, targets
         height, width = images.shape[-2:]
-        partners = pairing.to(images.device, non_blocking=True)
-        sources = partners if self.saliency_of == "partner" else partners[:1]
-        centres = most_salient(self.saliency(images[sources], targets[sources], context.of(sources))).cpu()
-        boxes = boxes_around(centres, lam, height, width)
+        boxes = boxes_around(self.centres(images, targets, pairing, context), lam, height, width)
         context.note(partners=pairing, boxes=boxes)
-        return (
-            paste_boxes(images, partners, boxes),
-            mix_targets(targets, partners, share_outside(boxes, height, width)),
-        )
+        partners = pairing.to(targets.device, non_blocking=True)
+        return paste_boxes(images, pairing, boxes), mix_targets(targets, partners, share_outside(boxes, height, width))
+
+    def centres(self, images: Tensor, targets: Tensor, pairing: Tensor, context: Context) -> Tensor:
+        """Find the boxes' centres ``(B, 2)``, or ``(1, 2)`` for all, as y, x in pixels on the CPU."""
+        if self.saliency_of == "partner":
+            return most_salient(self.saliency(images, targets, context)).cpu()[pairing]
+        first = pairing[:1].to(images.device, non_blocking=True)
+        return most_salient(self.saliency(images[first], targets[first], context.of(first))).cpu()
 
 
 def most_salient(maps: Tensor) -> Tensor:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaug.functional.maps import gaussian_blur, grey
+from genaug.functional.maps import blur, gaussian_kernel, grey
 from genaug.mixing.base import Context
 from genaug.saliency.base import Saliency, measured
 
 #: A contrast that is not seen, in standard deviations of ImageNet's pixels: a twentieth of one step of a byte. An even
 #: image, whose contrast is rounding alone, is not stretched to full saliency.
 UNSEEN = 1e-3
+
+#: A Gaussian of 3 pixels and OpenCV's sigma for that size, applied twice.
+TWO_BLURS = np.convolve(gaussian_kernel(3, 0.8), gaussian_kernel(3, 0.8)).tolist()
 
 
 class FineGrained(Saliency):
@@ -50,7 +55,7 @@ class FineGrained(Saliency):
     def __call__(self, images: Tensor, targets: Tensor, context: Context) -> Tensor:
         """See :class:`genaug.saliency.base.Saliency`."""
         with measured("fine_grained", images.device), torch.no_grad():
-            centre = gaussian_blur(gaussian_blur(grey(images), 3, 0.8), 3, 0.8)
+            centre = blur(grey(images), TWO_BLURS)
             # Sums of small numbers are the more exact ones; the mean cancels out of every difference.
             centre.sub_(centre.mean(dim=(1, 2), keepdim=True))
             corners = F.pad(centre.cumsum(dim=2).cumsum(dim=1), (1, 0, 1, 0))
@@ -84,15 +89,15 @@ def _contrast(centre: Tensor, corners: Tensor, scale: int) -> Tensor:
     torch.sub(centre[:, :, :columns], strips[:, :, width + 1 - columns :], out=less_sum[:, :, :columns])
     torch.sub(centre[:, :, columns:], strips[:, :, width:], out=less_sum[:, :, columns:])
     less_sum[:, :, width - columns :] += strips[:, :, :columns]
-    others = _sides(height, scale, centre)[:, None] * _sides(width, scale, centre) - 1
     # centre - (sum - centre) / others, with one pass over memory less.
-    return torch.addcmul(centre, less_sum, others.clamp_(min=1).reciprocal_(), out=less_sum)
+    return torch.addcmul(centre, less_sum, _one_by_others(height, width, scale, centre.device), out=less_sum)
 
 
-def _sides(length: int, scale: int, like: Tensor) -> Tensor:
-    """Side in pixels of the square around each position, cut to the image."""
-    at = torch.arange(length, device=like.device, dtype=like.dtype)
-    return (at + scale + 1).clamp(max=length) - (at - scale).clamp(min=0)
+@lru_cache(maxsize=64)
+def _one_by_others(height: int, width: int, scale: int, device: torch.device) -> Tensor:
+    """One by the number of pixels that the square around each pixel has besides it, ``(H, W)``."""
+    sides = [np.minimum(at + scale + 1, len(at)) - np.maximum(at - scale, 0) for at in map(np.arange, (height, width))]
+    return torch.from_numpy(1 / np.maximum(np.outer(*sides) - 1, 1)).to(device, torch.float32)
 
 
 def _to_one(maps: Tensor) -> Tensor:

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaug.functional.maps import gaussian_blur, grey
+from genaug.functional.maps import blur, gaussian_kernel, grey
 from genaug.mixing.base import Context
 from genaug.saliency.base import Saliency, measured
 
 #: What a magnitude of 0 counts as, relative to the largest of its image: a logarithm needs more than 0.
 SMALLEST = 1e-7
+
+BLUR = gaussian_kernel(7, 3.0)
 
 
 class SpectralResidual(Saliency):
@@ -45,7 +47,7 @@ class SpectralResidual(Saliency):
         shrink = min(1.0, self.side / max(height, width))
         small = (max(1, round(height * shrink)), max(1, round(width * shrink)))
         with measured("spectral_residual", images.device), torch.no_grad():
-            maps = gaussian_blur(spectral_residual(_resize(grey(images), small)), 7, 3.0)
+            maps = blur(spectral_residual(_resize(grey(images), small)), BLUR)
             return _resize(maps, (height, width))
 
 
