@@ -351,6 +351,28 @@ def test_who_wins(command, expected):
     assert " ".join(choices[group] for group in WATCHED) == expected
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("mixer=guided_sr", "spectral_residual"),
+        ("mixer=guided_ap", "gradient"),
+        ("method=guided_ap", "gradient"),
+        ("method=deda mixer=snapmix", "cam"),
+        ("mixer=guided_sr saliency=fine_grained", "fine_grained"),
+        ("saliency=mask method=guided_ap", "mask"),
+        ("mixer=cutmix saliency=mask", "mask"),
+    ],
+)
+def test_a_mixer_brings_its_saliency(command, expected):
+    assert composed(*command.split()).hydra.runtime.choices.saliency == expected
+
+
+def test_the_saliency_counts_where_a_mixer_looks_at_it():
+    names = [config_hash(composed(f"mixer={mixer}", "saliency=mask")) for mixer in ("cutmix", "guided_sr")]
+    assert names[0] == config_hash(composed("mixer=cutmix"))
+    assert names[1] != config_hash(composed("mixer=guided_sr"))
+
+
 def test_choices_are_what_is_composed():
     cfg = composed("dataset=cub", "method=mixup")
     assert cfg.mixer._target_ == "genaug.mixing.mixup.MixUp"
