@@ -37,9 +37,9 @@ from genaug.launch import WrongValue, config_hash, input_checks, task_overrides
 from genaug.losses import SoftBCE
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
-from genaug.mixing.base import Mixer
+from genaug.mixing.base import Context, Mixer
 from genaug.reports.tables import show_run, show_stages
-from genaug.seeding import derive
+from genaug.seeding import derive, lent_generator
 from genaug.synthesis.runner import Runner, check_writable
 from genaug.synthesis.store import content_key, write_atomically
 
@@ -190,19 +190,24 @@ def split(cfg: DictConfig, dataset: Dataset) -> dict[str, Sequence[Sample]]:
 
 
 def check_mixer(pieces: Pieces, samples: Sequence[Sample]) -> None:
-    """Refuse a mixer that looks at masks where the training images have none.
+    """Refuse a mixer whose saliency the network, the data or the method cannot serve.
 
     Raises:
-        ValueError: the data or the method has none, or the transform cannot move them.
+        ValueError: the network has nothing to show; or masks are needed, and there are none, or they cannot be moved.
     """
-    if not pieces.mixer.needs_masks:
+    saliency, side = pieces.mixer.saliency, pieces.dataset.image_size
+    if saliency is None:
         return
-    if pieces.method.view is not None:
+    if saliency.needs_masks and pieces.method.view is not None:
         raise ValueError(
             f"The mixer looks at ground-truth masks, and method={pieces.method.name} makes new images that have none. "
             "Choose another saliency, such as saliency=spectral_residual."
         )
-    check_masks(samples, pieces.transform)
+    if saliency.needs_masks:
+        check_masks(samples, pieces.transform)
+    images, targets = torch.zeros(2, pieces.dataset.channels, side, side), torch.zeros(2, len(pieces.dataset.classes))
+    with lent_generator(0):  # the network may draw numbers
+        saliency(images, targets, Context(pieces.model, pieces.loss, masks=torch.zeros(2, side, side)))
 
 
 def show_plan(cfg: DictConfig, pieces: Pieces) -> None:
