@@ -94,8 +94,14 @@ class Classifier(pl.LightningModule):
         """The loss, and what the network was fed, for callbacks to look at."""
         generator = torch.Generator().manual_seed(derive(self.seed, "mix", self.global_step, self.global_rank))
         images, targets = self.normalize(batch["image"]), batch["target"]
-        images, targets = self.mixer(images, targets, generator, Context(self.model))
+        context = Context(self.model, self.loss, batch.get("mask"))
+        images, targets = self.mixer(images, targets, generator, context)
         loss = self.loss(self.model(images), targets)
+        # A mixer may have used the network too. DDP counts a parameter as done when its gradient is accumulated, and
+        # that happens once, in the one backward pass that follows this step: gradients of images, which a mixer takes
+        # with torch.autograd.grad, do not reach parameters, and a loss that it adds is summed up with this one first.
+        for extra in context.extra_losses:
+            loss = loss + extra
         self.log("train/loss", loss)
         return {"loss": loss, "images": images.detach(), "targets": targets.detach()}
 

@@ -31,14 +31,15 @@ from genaug.classifier import Classifier
 from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
 from genaug.data.datamodule import DataModule, choose_splits, network_threads
+from genaug.data.images import check_masks
 from genaug.data.transforms import Crop
 from genaug.launch import WrongValue, config_hash, input_checks, task_overrides
 from genaug.losses import SoftBCE
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
-from genaug.mixing.base import Mixer
+from genaug.mixing.base import Context, Mixer
 from genaug.reports.tables import show_run, show_stages
-from genaug.seeding import derive
+from genaug.seeding import derive, lent_generator
 from genaug.synthesis.runner import Runner, check_writable
 from genaug.synthesis.store import content_key, write_atomically
 
@@ -151,6 +152,7 @@ def run(cfg: DictConfig) -> float | None:
         )
     with clock.stage("data"), input_checks():
         splits = split(cfg, pieces.dataset)
+        check_mixer(pieces, splits["train"])
     runner = build_runner(cfg)
     made = synthesize(cfg, pieces, splits["train"], clock, runner)
     if cfg.stage == "synthesize":
@@ -209,6 +211,27 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 def split(cfg: DictConfig, dataset: Dataset) -> dict[str, Sequence[Sample]]:
     """The splits of this run."""
     return choose_splits(dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
+
+
+def check_mixer(pieces: Pieces, samples: Sequence[Sample]) -> None:
+    """Refuse a mixer whose saliency the network, the data or the method cannot serve.
+
+    Raises:
+        ValueError: the network has nothing to show; or masks are needed, and there are none, or they cannot be moved.
+    """
+    saliency, side = pieces.mixer.saliency, pieces.dataset.image_size
+    if saliency is None:
+        return
+    if saliency.needs_masks and pieces.method.view is not None:
+        raise ValueError(
+            f"The mixer looks at ground-truth masks, and method={pieces.method.name} makes new images that have none. "
+            "Choose another saliency, such as saliency=spectral_residual."
+        )
+    if saliency.needs_masks:
+        check_masks(samples, pieces.transform)
+    images, targets = torch.zeros(2, pieces.dataset.channels, side, side), torch.zeros(2, len(pieces.dataset.classes))
+    with lent_generator(0):  # the network may draw numbers
+        saliency(images, targets, Context(pieces.model, pieces.loss, masks=torch.zeros(2, side, side)))
 
 
 def show_plan(cfg: DictConfig, pieces: Pieces) -> None:
@@ -306,6 +329,7 @@ def build_data(
         view=None if view is None else lambda real: view(real, made),
         num_workers=cfg.loader.num_workers,
         epoch_images=len(splits["train"]) if cfg.budget == "steps" else None,
+        masks=pieces.mixer.needs_masks,
     )
 
 

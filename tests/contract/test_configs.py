@@ -32,6 +32,7 @@ from genaug.generation.base import Generator
 from genaug.launch import NOT_IDENTITY, TOOLS, check_values, config_hash
 from genaug.methods.base import Method
 from genaug.mixing.base import Mixer
+from genaug.saliency.base import Saliency
 from genaug.segmentation.base import Segmenter
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +185,7 @@ def test_methods(stem, anywhere):
     ("group", "kind"),
     [
         ("mixer", Mixer),
+        ("saliency", Saliency),
         ("segmenter", Segmenter),
         ("captioner", Captioner),
         ("generator", Generator),
@@ -245,6 +247,7 @@ def test_trainers(stem, anywhere):
     ("folder", "group", "kind"),
     [
         ("mixing", "mixer", Mixer),
+        ("saliency", "saliency", Saliency),
         ("segmentation", "segmenter", Segmenter),
         ("captioning", "captioner", Captioner),
         ("data", "dataset", Dataset),
@@ -352,6 +355,28 @@ def test_who_wins(command, expected):
     assert " ".join(choices[group] for group in WATCHED) == expected
 
 
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("mixer=guided_sr", "spectral_residual"),
+        ("mixer=guided_ap", "gradient"),
+        ("method=guided_ap", "gradient"),
+        ("method=deda mixer=snapmix", "cam"),
+        ("mixer=guided_sr saliency=fine_grained", "fine_grained"),
+        ("saliency=mask method=guided_ap", "mask"),
+        ("mixer=cutmix saliency=mask", "mask"),
+    ],
+)
+def test_a_mixer_brings_its_saliency(command, expected):
+    assert composed(*command.split()).hydra.runtime.choices.saliency == expected
+
+
+def test_the_saliency_counts_where_a_mixer_looks_at_it():
+    names = [config_hash(composed(f"mixer={mixer}", "saliency=mask")) for mixer in ("cutmix", "guided_sr")]
+    assert names[0] == config_hash(composed("mixer=cutmix"))
+    assert names[1] != config_hash(composed("mixer=guided_sr"))
+
+
 def test_choices_are_what_is_composed():
     cfg = composed("dataset=cub", "method=mixup")
     assert cfg.mixer._target_ == "genaug.mixing.mixup.MixUp"
@@ -375,7 +400,7 @@ def test_a_file_changes_its_own_group_only():
     base = plain(composed())
     for stem in of_group("method"):
         changed = {key for key, value in plain(composed(f"method={stem}")).items() if value != base[key]}
-        assert changed <= {"method", "mixer", "transform"}, stem
+        assert changed <= {"method", "mixer", "saliency", "transform"}, stem  # the saliency is the mixer's
 
 
 # --- identity ------------------------------------------------------------------------------------------------------
@@ -395,6 +420,7 @@ def test_what_does_not_change_a_result_does_not_change_the_name():
         "segmenter=grabcut",  # which plain training has no use for
         "captioner=smollm2",
         "generator=sdxl",
+        "saliency=gradient",
     ]
     assert config_hash(composed(*overrides)) == config_hash(composed())
 

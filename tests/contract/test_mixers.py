@@ -8,28 +8,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from genaug.losses import SoftCrossEntropy
 from genaug.mixing.base import Context, Identity, Mixer
 from genaug.models.tiny import tiny
 
-FOLDER = Path(__file__).parents[2] / "conf" / "mixer"
+CONF = Path(__file__).parents[2] / "conf"
 CLASSES = 5
 
 
-@pytest.fixture(scope="module", params=sorted(path.stem for path in FOLDER.glob("*.yaml")))
+@pytest.fixture(scope="module", params=sorted(path.stem for path in (CONF / "mixer").glob("*.yaml")))
 def mixer(request) -> Mixer:
-    return instantiate(OmegaConf.load(FOLDER / f"{request.param}.yaml"))
+    """As a command line builds it: a mixer brings its saliency."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return instantiate(compose("config", [f"mixer={request.param}"]).mixer)
 
 
 @pytest.fixture
 def context() -> Context:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Context(model=tiny(num_classes=CLASSES, width=8))
+        return Context(model=tiny(num_classes=CLASSES, width=8), loss=SoftCrossEntropy())
 
 
 def batch(size: int, height: int = 32, width: int = 32) -> tuple[Tensor, Tensor]:
@@ -119,8 +122,11 @@ def test_the_network_is_left_alone(mixer, context):
     images, targets = batch(6)
     kept = {name: value.clone() for name, value in context.model.state_dict().items()}
     context.model.train()
-    mixer(images, targets, generator(), context)
-    assert all(module.training for module in context.model.modules())
+    context.model.features[0].norm1.eval()  # frozen by somebody
+    modes = [module.training for module in context.model.modules()]
+    for seed in range(3):
+        mixer(images, targets, generator(seed), context)
+    assert [module.training for module in context.model.modules()] == modes
     assert all(torch.equal(value, kept[name]) for name, value in context.model.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in context.model.parameters())
 
@@ -131,6 +137,41 @@ def test_mixed_precision(mixer, context):
         mixed, labels = mixer(images, targets, generator(), context)
     assert mixed.dtype == torch.float32
     assert labels.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_images_of_half_precision(mixer, context, dtype):
+    for size in (1, 5):
+        images, targets = batch(size)
+        mixed, labels = mixer(images.to(dtype), targets, generator(), context)
+        assert (mixed.dtype, labels.dtype) == (dtype, torch.float32)
+        assert torch.isfinite(mixed).all()
+        if sums_to_one(mixer):
+            torch.testing.assert_close(labels.sum(dim=1), torch.ones(size))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_another_device_draws_the_same_mixtures(mixer, context):
+    images, targets = batch(6)
+    context.model.eval()  # the same saliency, rounding apart
+    expected = mixer(images, targets, generator(), context)
+    context.model.cuda()
+    mixed, labels = mixer(images.cuda(), targets.cuda(), generator(), context)
+    assert mixed.is_cuda
+    assert labels.is_cuda
+    torch.testing.assert_close(labels.cpu(), expected[1], rtol=1e-2, atol=1e-2)
+
+
+def test_soft_labels_are_mixed_too(mixer, context):
+    images, targets = batch(6)
+    soft = 0.9 * targets + 0.1 / CLASSES
+    labels = mixer(images, soft, generator(), context)[1]
+    assert (labels >= 0).all()
+    if sums_to_one(mixer):
+        torch.testing.assert_close(labels.sum(dim=1), torch.ones(6))
+        assert (labels >= 0.1 / CLASSES - 1e-6).all()
+    else:
+        assert (labels.sum(dim=1) <= 4 + 1e-6).all()
 
 
 def test_class_indices_are_refused(mixer, context):

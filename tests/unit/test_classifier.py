@@ -171,6 +171,51 @@ def test_what_the_mixer_makes_is_trained_on_and_handed_out():
     assert (outputs["images"] == -module.normalize(batch(0)["image"])).all()
 
 
+class Clean(Mixer):
+    """Trains on black images, and a quarter as much on the batch as it was."""
+
+    def __call__(self, images, targets, generator, context):
+        context.add_loss(0.25 * context.loss(context.model(images), targets))
+        return images * 0, targets
+
+
+def test_a_clean_loss_by_hand():
+    module = classifier(Clean())
+    module.log = lambda *args, **kwargs: None
+    loss = module.training_step(batch(0, 250), 0)["loss"]
+    clean = (hand_loss(0, 0) + hand_loss(250, 1)) / 2
+    assert loss.item() == pytest.approx(math.log(2) + 0.25 * clean, abs=1e-5)  # black: both logits are 0
+    loss.backward()
+    # Of the mixed batch nothing reaches the weights; of the clean one, (share - label) * x, averaged, times 0.25.
+    expected = [0.0, 0.0]
+    for red, label in ((0, 0), (250, 1)):
+        x = (red / 255 - IMAGENET_MEAN[0]) / IMAGENET_STD[0]
+        share = math.exp(-hand_loss(red, 0))
+        expected[0] += 0.25 * (share - (label == 0)) * x / 2
+        expected[1] += 0.25 * (1 - share - (label == 1)) * x / 2
+    assert module.model.weight.grad.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+class Looking(Mixer):
+    """Keeps what the context offers."""
+
+    def __call__(self, images, targets, generator, context):
+        self.context = context
+        return images, targets
+
+
+def test_masks_and_loss_are_on_offer_where_the_batch_has_them():
+    module = classifier(Looking())
+    module.log = lambda *args, **kwargs: None
+    one = batch(0, 250)
+    module.training_step(one, 0)
+    assert module.mixer.context.masks is None
+    assert module.mixer.context.loss is module.loss
+    one["mask"] = torch.ones(2, 4, 4, dtype=torch.bool)
+    module.training_step(one, 0)
+    assert module.mixer.context.masks is one["mask"]
+
+
 class Stir(pl.Callback):
     """Disturbs torch's global generator, as a resumed run finds it disturbed."""
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,6 +188,17 @@ def test_the_view_and_the_transform_are_for_training_only(tmp_path):
     assert (batch["image"][:, 0, 0, 0] == (255 - batch["index"]).clamp(max=250)).all()
     for loader in (*data.val_dataloader(), *data.test_dataloader()):
         indices(loader)
+
+
+def test_masks_come_with_training_batches_only(tmp_path):
+    data = module(tmp_path)
+    assert "mask" not in next(iter(data.train_dataloader()))
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(mask)
+    data.splits["train"] = [replace(sample, mask=mask) for sample in data.splits["train"]]
+    masked = DataModule(data.dataset, data.splits, data.crop, nn.Identity(), 4, 0, num_workers=0, masks=True)
+    assert torch.equal(next(iter(masked.train_dataloader()))["mask"], torch.eye(8).bool().expand(4, -1, -1))
+    assert "mask" not in next(iter(masked.val_dataloader()[0]))
 
 
 class Tripled:

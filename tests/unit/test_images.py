@@ -185,3 +185,52 @@ def test_the_source_and_the_transform_are_seeded(tmp_path):
     images = [dataset[epoch, index, True]["image"] for epoch in range(2) for index in range(2)]
     assert len({image.numpy().tobytes() for image in images}) == 4
     assert (dataset[1, 1, True]["image"] == images[3]).all()
+
+
+# --- masks ---------------------------------------------------------------------------------------------------------
+
+
+def with_masks(folder: Path) -> list[Sample]:
+    """Images whose first channel is 255 where their mask is, and 0 elsewhere."""
+    samples = []
+    for number in range(3):
+        mask = np.random.default_rng(number).random((20, 30)) > 0.5
+        pixels = np.stack([mask * 255, np.full_like(mask, 40, dtype=int), np.zeros_like(mask, dtype=int)], axis=2)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(mask.astype(np.uint8)).save(folder / f"mask-{number}.png")
+        samples.append(Sample(f"{number}.png", folder / f"{number}.png", 0, mask=folder / f"mask-{number}.png"))
+    return samples
+
+
+@pytest.mark.parametrize("padding", [0, 6])
+def test_masks_follow_their_images(tmp_path, padding):
+    moves = torch.nn.Sequential(v2.RandomCrop(16, padding=padding), v2.RandomHorizontalFlip())
+    source = RealImages(with_masks(tmp_path), 1)
+    dataset, plain = (ImageDataset(source, moves, seed=1, masks=masks) for masks in (True, False))
+    for epoch in range(5):
+        for index in range(3):
+            item = dataset[epoch, index, True]
+            assert item["mask"].dtype == torch.bool
+            assert torch.equal(item["mask"], item["image"][..., 0] == 255)
+            assert torch.equal(item["image"], plain[epoch, index, True]["image"])  # asking changes no image
+            assert type(item["image"]) is type(item["mask"]) is torch.Tensor
+    assert "mask" not in plain[0, 0, True]
+
+
+def test_masks_are_resized_without_blending(tmp_path):
+    dataset = ImageDataset(RealImages(with_masks(tmp_path), 1), v2.Resize((33, 47), antialias=True), 0, masks=True)
+    assert dataset[0, 0, True]["mask"].shape == (33, 47)
+    assert dataset[0, 0, True]["mask"].dtype == torch.bool
+
+
+def test_masks_that_are_not_there_are_refused(tmp_path):
+    class View:
+        samples, num_classes = (), 1
+
+    still = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"View has none.*makes new images.*another saliency"):
+        ImageDataset(View(), still, seed=0, masks=True)
+    with pytest.raises(ValueError, match=r"4 of 4 training images have none \(0.png\).*saliency=spectral_residual"):
+        ImageDataset(RealImages(photographs(tmp_path), 3), still, seed=0, masks=True)
+    with pytest.raises(ValueError, match=r"cannot move as it moves the image.*RandAugment.*transform=standard"):
+        ImageDataset(RealImages(with_masks(tmp_path), 1), v2.RandAugment(), seed=0, masks=True)

@@ -70,6 +70,7 @@ class DataModule(pl.LightningDataModule):
         view: What a method makes of the real training images; ``None`` leaves them as they are.
         num_workers: Per process; ``None`` chooses for the machine.
         epoch_images: Images of an epoch, drawn anew in each; ``None`` goes through all that the view has.
+        masks: Whether training batches hold the ground-truth masks of their images.
 
     Raises:
         ValueError: the batch size cannot be shared out evenly among the processes.
@@ -86,10 +87,12 @@ class DataModule(pl.LightningDataModule):
         view: Callable[[RealImages], Source] | None = None,
         num_workers: int | None = None,
         epoch_images: int | None = None,
+        masks: bool = False,
     ) -> None:
         super().__init__()
         self.dataset, self.splits, self.crop = dataset, splits, crop
         self.transform, self.batch_size, self.seed, self.num_workers = transform, batch_size, seed, num_workers
+        self.masks = masks
         real = self._real("train")
         self.train_source: Source = view(real) if view else real
         self.epoch_images = min(epoch_images or len(self.train_source), len(self.train_source))
@@ -121,10 +124,14 @@ class DataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def train_dataset(self) -> ImageDataset:
+        """What training draws from: the view's images, augmented."""
+        transform = torch.nn.Sequential(self.crop.train(), self.transform)
+        return ImageDataset(self.train_source, transform, self.seed, self.masks)
+
     def train_dataloader(self) -> DataLoader:
         """Shuffled, augmented, through the method's view."""
-        transform = torch.nn.Sequential(self.crop.train(), self.transform)
-        data = ImageDataset(self.train_source, transform, self.seed)
+        data = self.train_dataset()
         # Lightning names the epoch when it begins; after a resume the loader's processes have drawn ahead by then.
         progress: Any = self.trainer.fit_loop.epoch_progress.current if self.trainer else None
         return self._loader(data, self.seed, epoch=progress.processed if progress else 0)

@@ -7,16 +7,17 @@ resumed run. A sampler therefore hands out keys ``(epoch, index, valid)`` instea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
+from torchvision import tv_tensors
 
 from genaug.data.base import Sample
-from genaug.data.reading import read_image
+from genaug.data.reading import read_image, read_mask
 from genaug.seeding import derive, lent_generator
 
 Key = tuple[int, int, bool]
@@ -33,6 +34,14 @@ class Source(Protocol):
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Image ``index``: ``(H, W, C)`` uint8, and its soft label ``(K,)`` float32."""
+
+
+@runtime_checkable
+class MaskedSource(Source, Protocol):
+    """A source that knows the ground-truth masks of the images it gives."""
+
+    def mask(self, index: int) -> np.ndarray:
+        """Mask of image ``index``: ``(H, W)`` bool."""
 
 
 def one_hot(label: int | tuple[int, ...], num_classes: int) -> np.ndarray:
@@ -60,6 +69,35 @@ class RealImages:
         sample = self.samples[index]
         return read_image(sample.path, self.channels), one_hot(sample.label, self.num_classes)
 
+    def mask(self, index: int) -> np.ndarray:
+        """See :meth:`MaskedSource.mask`."""
+        path = self.samples[index].mask
+        assert path is not None
+        return read_mask(path)
+
+
+def check_masks(samples: Sequence[Sample], transform: nn.Module) -> None:
+    """Refuse what has no masks to go with its images.
+
+    Raises:
+        ValueError: a sample has no mask, or the transform moves pixels of an image that it would not move in a mask.
+    """
+    without = [sample.id for sample in samples if sample.mask is None]
+    if without:
+        raise ValueError(
+            f"The mixer looks at ground-truth masks, and {len(without)} of {len(samples)} training images have none "
+            f"({without[0]}). Choose another saliency, such as saliency=spectral_residual."
+        )
+    probe = tv_tensors.Image(torch.zeros(3, 16, 16, dtype=torch.uint8)), tv_tensors.Mask(torch.zeros(1, 16, 16))
+    try:
+        with lent_generator(0):
+            transform(probe)
+    except TypeError as error:
+        raise ValueError(
+            f"The mixer looks at ground-truth masks, which the transform cannot move as it moves the image: {error} "
+            "Choose transform=standard or another saliency."
+        ) from error
+
 
 class ImageDataset(TorchDataset):
     """Draws an image, transforms it, and says what it is.
@@ -68,29 +106,56 @@ class ImageDataset(TorchDataset):
         source: Where images come from.
         transform: Applied to a ``uint8`` tensor ``(C, H, W)``; may draw from torch's global generator.
         seed: Names all random choices together with epoch and index.
+        masks: Give each image's ground-truth mask too, cropped and flipped with it.
+
+    Raises:
+        ValueError: masks are asked for, and the source does not know those of its images, or see :func:`check_masks`.
     """
 
-    def __init__(self, source: Source, transform: nn.Module, seed: int) -> None:
+    def __init__(self, source: Source, transform: nn.Module, seed: int, masks: bool = False) -> None:
         self.source, self.transform, self.seed = source, transform, seed
+        self.masked = source if masks and isinstance(source, MaskedSource) else None
+        if masks and self.masked is None:
+            raise ValueError(
+                f"The mixer looks at ground-truth masks, and {type(source).__name__} has none: the method makes new "
+                "images for training. Choose a method that trains on the real ones, or another saliency."
+            )
+        if masks:
+            check_masks(source.samples, transform)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """``image`` (H, W, C) uint8, ``target`` (K,) float, ``group`` (-1 = none), ``valid``, ``index``."""
+        """``image`` (H, W, C) uint8, ``target`` (K,) float, ``group`` (-1 = none), ``valid``, ``index``.
+
+        With masks also ``mask`` (H, W) bool.
+        """
         epoch, index, valid = key
         seed = derive(self.seed, "image", epoch, index)
         image, target = self.source.draw(index, np.random.default_rng(seed))
+        pixels, more = torch.from_numpy(image).permute(2, 0, 1), {}
         with lent_generator(seed):
-            pixels = self.transform(torch.from_numpy(image).permute(2, 0, 1))
+            if self.masked is None:
+                pixels = self.transform(pixels)
+            else:
+                pixels, more["mask"] = self._transform_both(pixels, self.masked.mask(index))
         group = self.source.samples[index].group
-        return {
+        return more | {
             "image": pixels.permute(1, 2, 0).contiguous(),  # rows of pixels as they lie in memory: nothing is shuffled
             "target": torch.from_numpy(target),
             "group": torch.tensor(-1 if group is None else group),
             "valid": torch.tensor(valid),
             "index": torch.tensor(index),
         }
+
+    def _transform_both(self, pixels: Tensor, mask: np.ndarray) -> tuple[Tensor, Tensor]:
+        """An image ``(C, H, W)`` and its mask ``(H, W)`` through one geometry."""
+        if mask.shape != pixels.shape[1:]:
+            raise ValueError(f"a mask of {mask.shape} pixels for an image of {tuple(pixels.shape[1:])}")
+        # torchvision draws once for all that comes together, and resizes what is called a mask without blending.
+        image, moved = self.transform((tv_tensors.Image(pixels), tv_tensors.Mask(torch.from_numpy(mask)[None])))
+        return image.as_subclass(Tensor), moved.as_subclass(Tensor)[0]
 
 
 class KeySampler(Sampler[Key]):

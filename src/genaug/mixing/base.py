@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from genaug.saliency.base import Saliency
 
 Pairing = Literal["permutation", "roll", "flip"]
 PAIRINGS = ("permutation", "roll", "flip")
@@ -20,16 +23,57 @@ class Context:
 
     Attributes:
         model: The network in training, for mixers that need its features or gradients.
+        loss: What it is trained with: ``(logits, targets (B, K)) -> scalar``, a mean over the batch.
+        masks: ``(B, H, W)`` bool, the ground-truth masks of the images; there when :attr:`Mixer.needs_masks` says so.
+        extra_losses: Scalars that are added to the loss of the mixed batch, see :meth:`add_loss`.
+        notes: How the batch was mixed, see :meth:`note`; None where nobody asks.
     """
 
     model: nn.Module | None = None
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None
+    masks: Tensor | None = None
+    extra_losses: list[Tensor] = field(default_factory=list)
+    notes: dict[str, Tensor] | None = None
+
+    def of(self, indices: Tensor) -> Context:
+        """The context of some images of the batch.
+
+        Args:
+            indices: ``(N,)`` on the images' device.
+        """
+        return self if self.masks is None else replace(self, masks=self.masks[indices])
+
+    def add_loss(self, loss: Tensor) -> None:
+        """Add a scalar with its graph to the loss that is trained on, in the one backward pass of the step."""
+        self.extra_losses.append(loss)
+
+    def note(self, **how: Tensor) -> None:
+        """Say how the batch was mixed, to whoever looks: a preview does, training does not.
+
+        Args:
+            how: ``partners``, ``(B,)`` or ``(B, N)`` indices of the images that went into each; and what came from
+                where, either ``own``, ``(B, H, W)`` share of each pixel that is the image's own, or ``boxes``,
+                ``(B, 4)`` or ``(1, 4)`` integers y1, x1, y2, x2 of what was pasted over it.
+        """
+        if self.notes is not None:
+            self.notes.update(how)
 
 
 class Mixer(ABC):
     """Makes new training samples out of a batch.
 
     Subclasses call :func:`check_batch` first, draw every random number next, and then apply a pure function.
+
+    Attributes:
+        saliency: Where the images show what they are about, for mixers that look at it.
     """
+
+    saliency: Saliency | None = None
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether ``context.masks`` must be there: the saliency looks at masks."""
+        return self.saliency is not None and self.saliency.needs_masks
 
     @abstractmethod
     def __call__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from genaug.functional.boxes import boxes_around, paste_boxes, share_outside
 from genaug.mixing.base import (
     Context,
     Mixer,
@@ -62,7 +63,8 @@ class CutMix(Mixer):
         boxes = boxes_around(centres, lam, height, width)
         if self.correct_lam:
             lam = share_outside(boxes, height, width)
-        return cutmix(images, targets, pairing.to(images.device, non_blocking=True), boxes, lam)
+        context.note(partners=pairing, boxes=boxes)
+        return cutmix(images, targets, pairing, boxes, lam)
 
     def draw(
         self, batch_size: int, height: int, width: int, generator: torch.Generator
@@ -79,73 +81,15 @@ class CutMix(Mixer):
         return pairing, lam, torch.stack([y, x], dim=1)
 
 
-def boxes_around(centres: Tensor, lam: Tensor, height: int, width: int) -> Tensor:
-    """Compute the boxes with sides ``sqrt(1 - lam)`` of the image's, rounded to pixels and clipped at the border.
-
-    Args:
-        centres: ``(N, 2)`` y, x in pixels.
-        lam: ``(N,)`` in ``[0, 1]``.
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
-
-    Returns:
-        ``(N, 4)`` integers y1, x1, y2, x2; the second corner is not part of the box.
-
-    >>> boxes_around(torch.tensor([[4, 1]]), torch.tensor([0.75]), 8, 8)
-    tensor([[2, 0, 6, 3]])
-    """
-    image = torch.tensor([height, width])
-    sides = ((1 - lam).sqrt()[:, None] * image).round().long()
-    first = centres - sides // 2
-    second = first + sides
-    return torch.cat([first.clamp(min=0), torch.minimum(second, image)], dim=1)
-
-
-def share_outside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Compute the share of the image's area that lies outside each box.
-
-    Args:
-        boxes: ``(N, 4)`` integers y1, x1, y2, x2.
-        height: Of the images, in pixels.
-        width: Of the images, in pixels.
-
-    Returns:
-        ``(N,)`` in ``[0, 1]``, double precision.
-
-    >>> share_outside(torch.tensor([[2, 0, 6, 4]]), 8, 8)
-    tensor([0.7500], dtype=torch.float64)
-    """
-    y1, x1, y2, x2 = boxes.unbind(dim=1)
-    return 1 - ((y2 - y1) * (x2 - x1)).double() / (height * width)
-
-
 def cutmix(images: Tensor, targets: Tensor, pairing: Tensor, boxes: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
     """Paste each partner's box and mix the targets by ``lam``.
 
     Args:
         images: ``(B, C, H, W)``.
         targets: ``(B, K)``.
-        pairing: ``(B,)`` indices on the images' device.
+        pairing: ``(B,)`` indices on the CPU.
         boxes: ``(B, 4)``, or ``(1, 4)`` for one box for all, integers y1, x1, y2, x2 on the CPU.
         lam: ``(B,)``, or ``(1,)``: weight of the image's own label, in ``[0, 1]``, on the CPU.
     """
-    mixed = _paste_one_box(images, pairing, boxes[0]) if len(boxes) == 1 else _paste_boxes(images, pairing, boxes)
-    return mixed, mix_targets(targets, pairing, lam)
-
-
-def _paste_one_box(images: Tensor, pairing: Tensor, box: Tensor) -> Tensor:
-    y1, x1, y2, x2 = box.tolist()
-    mixed = images.clone()
-    mixed[:, :, y1:y2, x1:x2] = images[:, :, y1:y2, x1:x2][pairing]
-    return mixed
-
-
-def _paste_boxes(images: Tensor, pairing: Tensor, boxes: Tensor) -> Tensor:
-    height, width = images.shape[-2:]
-    y1, x1, y2, x2 = boxes.to(images.device, non_blocking=True).view(-1, 4, 1).unbind(dim=1)
-    rows = torch.arange(height, device=images.device)
-    columns = torch.arange(width, device=images.device)
-    inside_rows = (rows >= y1) & (rows < y2)
-    inside_columns = (columns >= x1) & (columns < x2)
-    inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    return torch.where(inside, images[pairing], images)
+    partners = pairing.to(targets.device, non_blocking=True)
+    return paste_boxes(images, pairing, boxes), mix_targets(targets, partners, lam)

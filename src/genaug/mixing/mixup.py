@@ -49,6 +49,7 @@ class MixUp(Mixer):
         pairing, lam = self.draw(len(images), generator)
         if bool((lam == 1).all()):
             return images, targets
+        context.note(partners=pairing, own=lam.float().view(-1, 1, 1).expand(len(images), *images.shape[-2:]))
         return mixup(images, targets, pairing.to(images.device, non_blocking=True), lam)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -72,4 +73,4 @@ def mixup(images: Tensor, targets: Tensor, pairing: Tensor, lam: Tensor) -> tupl
     """
     # lerp with weight 1 is exact, so a sample that is not mixed comes out bit for bit.
     weight = lam.to(images, non_blocking=True).view(-1, 1, 1, 1)
-    return images[pairing].lerp_(images, weight), mix_targets(targets, pairing, lam)
+    return images.index_select(0, pairing).lerp_(images, weight), mix_targets(targets, pairing, lam)
