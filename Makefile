@@ -39,6 +39,7 @@ bench: $(INSTALLED) ## measurements, side by side with what one would use instea
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/synthesis.py --work objects
 	$(BIN)/python benchmarks/textual_inversion.py
+	$(BIN)/python benchmarks/explain.py
 
 report: $(INSTALLED) ## compare the runs under RUNS (default: runs)
 	$(BIN)/python -m genaug.reports $(RUNS)

@@ -10,7 +10,7 @@ what several processes bring. Starting processes and loading is not counted.
 
 * ``pic``: AIC and SIC. ``plain`` follows PAIR's ``pic.py`` step by step: one metric a pass, each channel interpolated
   by ``griddata``, the network called with one image, 1,000 interpolations of one number for the curve. ``genaug`` is
-  ``InformationCurves``, in one process and with its work done by two others.
+  ``InformationCurves``, in one process and with its work done by two others; the network is fed channels last.
 * ``insertion``: ``plain`` follows RISE's ``evaluation.py``: one image a call, each step's pixels copied into it. The
   others are ``causal_curve``, at all points or at as few as a tolerance of 0.01 needs.
 * ``gradcam``: ``plain`` is pytorch-grad-cam (package ``grad-cam``).
@@ -70,6 +70,14 @@ class Took:
     processor: float
 
 
+class ChannelsLast(Network):
+    """Shows the network the same numbers in the order in which convolutions on a CPU, and Tensor Cores, read them."""
+
+    def of_normalized(self, images: Tensor) -> Tensor:
+        """See :meth:`Network.of_normalized`."""
+        return super().of_normalized(images.contiguous(memory_format=torch.channels_last))
+
+
 @dataclass(frozen=True)
 class Task:
     """What is explained.
@@ -90,6 +98,11 @@ class Task:
     def images(self) -> Tensor:
         """``(N, 3, H, W)``, normalised, on the network's device."""
         return self.network.normalize(self.pixels.to(self.network.device))
+
+    @property
+    def channels_last(self) -> ChannelsLast:
+        """The network, fed in another layout."""
+        return ChannelsLast(self.network.model, self.network.normalize)
 
 
 def make_task(asked: argparse.Namespace) -> Task:
@@ -165,6 +178,13 @@ def plain_reconstruction(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.round(filled).astype(np.uint8)
 
 
+@torch.no_grad()
+def plain_predict(network: Network, image: np.ndarray) -> Tensor:
+    """``(1, K)`` probabilities of one image."""
+    pixels = torch.from_numpy(image)[None].to(network.device)
+    return network.model(network.normalize(pixels)).softmax(dim=1)
+
+
 def plain_area(
     image: np.ndarray, saliency: np.ndarray, mask: np.ndarray, predict: Callable[[np.ndarray], float]
 ) -> float | None:
@@ -190,10 +210,10 @@ def plain_pic(task: Task) -> dict[str, list[float | None]]:
     for number, (pixels, label) in enumerate(zip(task.pixels, task.classes.tolist(), strict=True)):
 
         def confidence(image: np.ndarray, label: int = label) -> float:
-            return float(task.network.of_pixels(torch.from_numpy(image)[None])[0, label])
+            return float(plain_predict(task.network, image)[0, label])
 
         def right(image: np.ndarray, label: int = label) -> float:
-            return float(task.network.of_pixels(torch.from_numpy(image)[None])[0].argmax() == label)
+            return float(plain_predict(task.network, image)[0].argmax() == label)
 
         image, saliency = pixels.numpy(), task.maps[number].cpu().numpy()
         mask = random_mask(*image.shape[:2], seed=number)
@@ -206,7 +226,7 @@ def genaug_pic(task: Task, exact: bool, batch: int, pool: Executor | None) -> di
     """Both metrics from one pass; nothing is known of the images before."""
     metric = InformationCurves(min_prediction=LEAST, exact=exact, batch_size=batch)
     seeds = range(len(task.pixels))
-    metric.update(task.network.of_pixels, task.pixels, task.maps, task.classes.tolist(), seeds, pool=pool)
+    metric.update(task.channels_last.of_pixels, task.pixels, task.maps, task.classes.tolist(), seeds, pool=pool)
     found = metric.compute()
     return {name: found[name]["per_image"] for name in ("sic", "aic")}
 
@@ -246,11 +266,13 @@ def plain_insertion(task: Task) -> list[float]:
         order, step = rank_pixels(saliency.cpu()).flatten().argsort().numpy(), image.shape[-1]
         scores = []
         for start in range(0, len(order) + 1, step):
-            predicted = task.network.of_normalized(torch.from_numpy(shown).view(1, *image.shape))
+            with torch.no_grad():
+                now = torch.from_numpy(shown).view(1, *image.shape).to(task.network.device)
+                predicted = task.network.model(now).softmax(dim=1)
             torch.topk(predicted, 2)
             scores.append(float(predicted[0, label]))
-            now = order[start : start + step]
-            shown[:, now] = finish[:, now]
+            told = order[start : start + step]
+            shown[:, told] = finish[:, told]
         areas.append(float(np.trapezoid(scores) / (len(scores) - 1)))
     return areas
 
@@ -259,11 +281,7 @@ def genaug_insertion(
     task: Task, tolerance: float | None, batch: int, channels_last: bool, numbers: Sequence[int] | None = None
 ) -> list[tuple[float, int, float]]:
     """Area, points measured and bound of each image."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    def predict(images: Tensor) -> Tensor:
-        return task.network.of_normalized(images.contiguous(memory_format=layout))
-
+    predict = (task.channels_last if channels_last else task.network).of_normalized
     images, curves = task.images, []
     for i in range(len(images)) if numbers is None else numbers:
         ranks, label = rank_pixels(task.maps[i]), int(task.classes[i])
@@ -329,8 +347,12 @@ def compare_insertion(asked: argparse.Namespace) -> None:
 
 
 def compare_gradcam(asked: argparse.Namespace) -> None:
-    from pytorch_grad_cam import GradCAM as PlainCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    try:
+        from pytorch_grad_cam import GradCAM as PlainCAM
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ImportError as missing:
+        CONSOLE.print(f"Grad-CAM is not compared: {missing}; pip install '.[bench]' brings pytorch-grad-cam")
+        return
 
     task, ours = make_task(asked), GradCAM()
     model, repeats = task.network.model, -(-BATCH // len(task.pixels))

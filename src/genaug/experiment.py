@@ -418,7 +418,7 @@ def collect(
     """All that is recorded of a run: scores with their n, what it was, what it cost, what it ran on."""
     folder = Path(cfg.paths.output)
     # What an earlier session reported and this one does not, as the cost of training that it found done, stays.
-    earlier = json.loads((folder / RESULTS).read_text()) if (folder / RESULTS).exists() else {}
+    earlier: dict[str, Any] = json.loads((folder / RESULTS).read_text()) if (folder / RESULTS).exists() else {}
     return earlier | {
         "dataset": pieces.dataset.name,
         "method": pieces.method.name,
