@@ -21,7 +21,7 @@ from typing import Any
 import cv2
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
@@ -128,19 +128,16 @@ def run(cfg: DictConfig) -> float | None:
         WrongValue: a value, or a combination of values, cannot be used; raised before the first expensive step.
     """
     hide_meant_warnings()
-    if cfg.stage == "train_generator":
-        from genaug.generation.training import chosen_recipe
-
-        log.info("the trained generator: %s", instantiate(chosen_recipe(cfg).task)(cfg))
+    if cfg.stage in OTHER_WORK:
+        OTHER_WORK[cfg.stage](cfg)
         return None
     # Work is spread over images; and a loader process, forked while OpenCV has threads of its own, can wait for them
     # for ever.
     cv2.setNumThreads(0)
     folder, cost = Path(cfg.paths.output), Cost()
     clock = Clock(folder / STAGES)
-    if cfg.stage == "all" and not cfg.plan_only and (folder / RESULTS).exists():
+    if cfg.stage == "all" and not cfg.plan_only and (results := finished(cfg, folder)):
         log.info("This configuration has been run already: %s (delete the folder to run it again)", folder)
-        results = json.loads((folder / RESULTS).read_text())
         show_run(results, folder)
         return results["selection"]["score"]
     with input_checks():
@@ -177,6 +174,33 @@ def run(cfg: DictConfig) -> float | None:
         write_atomically(folder / RESULTS, json.dumps(results, indent=1).encode())
         show_run(results, folder)
     return results["selection"]["score"]
+
+
+def train_generator(cfg: DictConfig) -> None:
+    """Train a generator, not a classifier."""
+    from genaug.generation.training import chosen_recipe
+
+    log.info("the trained generator: %s", instantiate(chosen_recipe(cfg).task)(cfg))
+
+
+def explain(cfg: DictConfig) -> None:
+    """Compare finished runs by where their networks look."""
+    from genaug.explaining.finished import explain_runs
+
+    explain_runs(cfg)
+
+
+#: Stages that are no part of an experiment.
+OTHER_WORK = {"train_generator": train_generator, "explain": explain}
+
+
+def finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:
+    """The results of a run that needs nothing more; None where callbacks are asked for that have not reported yet."""
+    if not (folder / RESULTS).exists():
+        return None
+    results = json.loads((folder / RESULTS).read_text())
+    sections = {getattr(get_class(one._target_), "section", None) for one in cfg.callbacks.values()}
+    return results if sections - {None} <= set(results) else None
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
@@ -393,7 +417,9 @@ def collect(
 ) -> dict[str, Any]:
     """All that is recorded of a run: scores with their n, what it was, what it cost, what it ran on."""
     folder = Path(cfg.paths.output)
-    return {
+    # What an earlier session reported and this one does not, as the cost of training that it found done, stays.
+    earlier = json.loads((folder / RESULTS).read_text()) if (folder / RESULTS).exists() else {}
+    return earlier | {
         "dataset": pieces.dataset.name,
         "method": pieces.method.name,
         "scale": pieces.method.scale,
@@ -415,9 +441,14 @@ def collect(
         "parameters": sum(parameter.numel() for parameter in pieces.model.parameters()),
         "made": made.report() if made else None,
         "stage_seconds": clock.seconds,
-        "cost": cost.report(),
+        "cost": cost.report() if cost.seconds or not earlier else earlier["cost"],
         "device": device_name(trainer),
         "versions": versions(),
+        **{
+            callback.section: callback.report()
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if hasattr(callback, "section")
+        },
     }
 
 

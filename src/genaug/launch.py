@@ -18,11 +18,11 @@ from typing import Any
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-STAGES = ("all", "synthesize", "train", "evaluate", "train_generator")
+STAGES = ("all", "synthesize", "train", "evaluate", "explain", "train_generator")
 CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper"), "budget": ("steps", "epochs")}
 
 #: What does not change a result: where files go, what is shown, and which part of the run is done now.
-NOT_IDENTITY = ("hydra", "paths", "logger", "callbacks", "stage", "plan_only", "loader")
+NOT_IDENTITY = ("hydra", "paths", "logger", "callbacks", "explain", "explainer", "runs", "stage", "plan_only", "loader")
 
 #: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
 TOOLS = ("segmenter", "captioner", "generator", "inversion", "saliency")
@@ -55,6 +55,17 @@ def config_hash(cfg: DictConfig, without: tuple[str, ...] = ()) -> str:
 
 # At import, not at start: the workers of a launcher import this module and nothing else of the application.
 OmegaConf.register_new_resolver("run_id", lambda *, _root_: config_hash(_root_), replace=True)
+OmegaConf.register_new_resolver(
+    "run_folder", lambda dataset, method, *, _root_: run_folder(_root_, dataset, method), replace=True
+)
+
+
+def run_folder(cfg: Any, dataset: str, method: str) -> str:
+    """Where the files of a job go, under ``paths.runs``: a run has a folder, and so has a comparison of runs."""
+    if cfg.stage != "explain":
+        return f"{dataset}/{method}/{config_hash(cfg)}"
+    compared = OmegaConf.create({key: cfg[key] for key in ("runs", "explain", "explainer") if cfg.get(key) is not None})
+    return f"comparisons/{config_hash(OmegaConf.create({'compared': compared}))}"
 
 
 def task_overrides() -> list[str]:
@@ -162,6 +173,8 @@ def _leave_process_group(environment: dict[str, str | None]) -> None:
 
 def application(main: Callable[[], Any]) -> None:
     """Run a Hydra application; a misspelt key is answered with the keys there are."""
+    if not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv[1:] = [listed(argument) for argument in sys.argv[1:]]
     try:
         main()
     except SystemExit as end:
@@ -169,6 +182,16 @@ def application(main: Callable[[], Any]) -> None:
             for line in explain(sys.argv[1:]):
                 print(line, file=sys.stderr)
         raise
+
+
+def listed(argument: str) -> str:
+    """Runs to compare may be written without the brackets of a list.
+
+    >>> listed("runs=a,b"), listed("runs=[a,b]"), listed("seed=1")
+    ('runs=[a,b]', 'runs=[a,b]', 'seed=1')
+    """
+    key, _, value = argument.partition("=")
+    return f"{key}=[{value}]" if key == "runs" and value and value[0] not in "[\"'" and value != "null" else argument
 
 
 def explain(overrides: list[str]) -> list[str]:

@@ -27,6 +27,7 @@ from torch import nn
 from genaug.captioning.base import Captioner
 from genaug.data.base import Dataset
 from genaug.data.transforms import Crop
+from genaug.explaining.base import Explainer
 from genaug.generation.base import Generator
 from genaug.launch import NOT_IDENTITY, TOOLS, check_values, config_hash
 from genaug.methods.base import Method
@@ -190,6 +191,7 @@ def test_methods(stem, anywhere):
         ("generator", Generator),
         ("crop", Crop),
         ("transform", nn.Module),
+        ("explainer", Explainer),
     ],
 )
 def test_small_parts(group, kind, anywhere):
@@ -215,7 +217,8 @@ def test_recipes(stem, anywhere):
 
 @pytest.mark.parametrize("stem", of_group("callbacks"))
 def test_callbacks(stem, anywhere):
-    cfg = composed(f"callbacks={stem}", *anywhere)
+    cfg = copy.deepcopy(composed(f"callbacks={stem}", *anywhere))
+    OmegaConf.set_readonly(cfg, False)  # Hydra writes while it builds what is two references away
     assert all(isinstance(instantiate(one), pl.Callback) for one in cfg.callbacks.values())
 
 
@@ -248,6 +251,7 @@ def test_trainers(stem, anywhere):
         ("segmentation", "segmenter", Segmenter),
         ("captioning", "captioner", Captioner),
         ("data", "dataset", Dataset),
+        ("explaining", "explainer", Explainer),
     ],
 )
 def test_each_module_has_a_yaml_of_its_name(folder, group, kind):

@@ -130,7 +130,10 @@ def test_outside_a_sweep_the_command_line_stays(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"stage": "foo"}, "stage=foo is not known: choose one of all, synthesize, train, evaluate, train_generator."),
+        (
+            {"stage": "foo"},
+            "stage=foo is not known: choose one of all, synthesize, train, evaluate, explain, train_gen",
+        ),
         ({"stage": "trian"}, "train_generator. Did you mean 'train'?"),
         ({"budget": "x"}, "budget=x is not known: choose one of steps, epochs."),
         ({"protocol": "x"}, "protocol=x is not known: choose one of heldout, last, paper."),

@@ -13,6 +13,7 @@ from genaug.reports.__main__ import main
 from genaug.reports.statistics import summarize
 from genaug.reports.tables import (
     by_group,
+    by_look,
     by_scale,
     comparison,
     find_runs,
@@ -311,3 +312,55 @@ def test_runs_is_the_default_folder(tmp_path, monkeypatch, capsys):
 def test_markdown_by_hand():
     assert markdown(["a"], []) == "| a |\n|---|"
     assert markdown(["a", "b"], [["1", "2"], ["3", "4"]]).splitlines()[2:] == ["| 1 | 2 |", "| 3 | 4 |"]
+
+
+# --- where networks look -------------------------------------------------------------------------------------------
+
+
+def look(sic: float | None, n: int, energy: float | None = 0.5) -> dict[str, Any]:
+    """What is recorded of where a network looks on one split."""
+    found = {
+        "sic": {"mean": sic, "n": n},
+        "energy": {"mean": energy, "n": 8, "coverage": None if energy is None else 0.25},
+    }
+    others = {name: {"mean": 0.125, "n": 8} for name in ("aic", "insertion", "deletion")}
+    return {"images": 8, "right": 4, "degenerate": {"all zero": 1, "constant": 2}, **found, **others}
+
+
+def explained(method: str, seed: int, **splits: dict[str, Any]) -> dict[str, Any]:
+    return result(method, seed, explain={"splits": splits})
+
+
+def test_where_networks_look_over_seeds_by_hand():
+    runs = [
+        explained("deda", 0, test=look(0.5, 7), ood_snow=look(None, 0, None)),
+        explained("deda", 1, test=look(0.7, 5), ood_snow=look(0.25, 1, None)),
+        result("vanilla", 0),  # not explained
+    ]
+    header, cells = by_look(gather(runs)["birds"])
+    assert header == ["split", "method", "AIC ↑", "SIC ↑", "insertion ↑", "deletion ↓", "on object ↑"]
+    assert [line[:2] for line in cells] == [["test", "deda"], ["ood_snow", "deda"]]
+    # 0.5, 0.7: mean 0.6, spread sqrt(0.02), half width t(0.975, 1) = 12.706205 times 0.1.
+    assert cells[0][3] == "0.600 ± 0.141 [-0.671, 1.871] (n=7/5)"
+    assert cells[1][3] == "0.250 (n=1)"  # one seed has no such image
+    assert cells[1][6] == "–"
+
+
+def test_without_explained_runs_there_is_no_such_table():
+    assert by_look(gather([result("deda"), result("vanilla", explain=None)])["birds"])[1] == []
+
+
+def test_a_run_shows_where_its_network_looks(capsys, tmp_path):
+    show_run(explained("deda", 0, test=look(0.5, 7), ood_snow=look(None, 0, None)), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    [test] = [line.split() for line in lines if line.startswith("test ")]
+    [snow] = [line.split() for line in lines if line.startswith("ood_snow")]
+    assert test == ["test", "0.125", "(8)", "0.500", "(7)", "0.125", "(8)", "0.125", "(8)", "0.500/0.250", "3"]
+    assert snow == ["ood_snow", "0.125", "(8)", "–", "0.125", "(8)", "0.125", "(8)", "–", "3"]
+
+
+def test_the_report_has_the_table(tmp_path, capsys):
+    write(tmp_path / "runs", [explained("deda", 0, test=look(0.5, 7))])
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "table.md")]) == 0
+    assert "where the networks look" in capsys.readouterr().out
+    assert "| test | deda | 0.125 (n=8) | 0.500 (n=7) |" in (tmp_path / "table.md").read_text()

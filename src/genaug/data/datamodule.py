@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -48,6 +48,15 @@ def choose_splits(
     return chosen
 
 
+def test_names(splits: Iterable[str]) -> list[str]:
+    """Names of the splits that are tested on: ``test``, then every ``ood_*``.
+
+    >>> test_names(["ood_snow", "train", "test", "val"])
+    ['test', 'ood_snow']
+    """
+    return ["test", *sorted(name for name in splits if name.startswith("ood_"))]
+
+
 class DataModule(pl.LightningDataModule):
     """Loaders whose batches are dictionaries of tensors (see :class:`genaug.data.images.ImageDataset`).
 
@@ -87,7 +96,7 @@ class DataModule(pl.LightningDataModule):
         real = self._real("train")
         self.train_source: Source = view(real) if view else real
         self.epoch_images = min(epoch_images or len(self.train_source), len(self.train_source))
-        self.test_names = ["test", *sorted(name for name in splits if name.startswith("ood_"))]
+        self.test_names = test_names(splits)
 
     def _real(self, split: str) -> RealImages:
         return RealImages(self.splits[split], len(self.dataset.classes), self.dataset.channels)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genaug.reports.tables import by_group, by_scale, comparison, find_runs, gather, markdown, terminal
+from genaug.reports.tables import by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
 from genaug.synthesis.store import write_atomically
 
 EXPLAINED = "mean ± standard deviation over seeds [95 % confidence interval of the mean]"
@@ -38,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
         if (scaled := by_scale(rows))[1]:
             console.print(terminal(f"{dataset}: accuracy % by synthetic images of each real one", *scaled))
             text += ["### By scale", markdown(*scaled)]
+        if (looks := by_look(rows))[1]:
+            console.print(terminal(f"{dataset}: where the networks look", *looks))
+            text += ["### Where the networks look", markdown(*looks)]
         if (grouped := by_group(rows))[1]:
             text += ["### By group", markdown(*grouped)]
     console.print(EXPLAINED)

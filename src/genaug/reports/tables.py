@@ -24,6 +24,9 @@ _NOT_A_ROW = ("method=", "seed=", "stage=", "paths.", "loader.", "logger", "call
 
 _SCALE = "method.scale="
 
+#: Measures of where a network looks, as they stand in tables.
+LOOKS = {"aic": "AIC ↑", "sic": "SIC ↑", "insertion": "insertion ↑", "deletion": "deletion ↓", "energy": "on object ↑"}
+
 #: The cell of what was not measured.
 NOTHING = "–"
 
@@ -55,6 +58,8 @@ def show_run(results: Results, folder: Path) -> None:
                 table.add_row("", name, percent(group["score"]), str(group["n"]))
     console = Console()
     console.print(table)
+    if results.get("explain"):
+        console.print(looks_of(results["explain"]["splits"]))
     speed, seconds = results["cost"]["images_per_second"], sum(results["stage_seconds"].values())
     held = "" if selection["score"] is None else f" ({percent(selection['score'])} % there)"
     console.print(
@@ -64,6 +69,22 @@ def show_run(results: Results, folder: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def looks_of(splits: dict[str, Any]) -> Table:
+    """Where the network of one run looks: every measure with its n, and the maps that said nothing."""
+    title = "where it looks: mean (images); on object: share of the map / of the picture"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for column in ("split", *LOOKS.values(), "no map"):
+        table.add_column(column, justify="left" if column == "split" else "right", overflow="fold")
+    for split, found in splits.items():
+        cells = [
+            NOTHING if found[one]["mean"] is None else f"{found[one]['mean']:.3f} ({found[one]['n']})" for one in LOOKS
+        ]
+        if found["energy"]["coverage"] is not None:
+            cells[-1] = f"{found['energy']['mean']:.3f}/{found['energy']['coverage']:.3f}"
+        table.add_row(split, *cells, str(sum(found["degenerate"].values())))
+    return table
 
 
 def show_stages(stages: Sequence[Stage], stores: Path) -> None:
@@ -139,12 +160,29 @@ class Row:
             return NOTHING
         counts = "/".join(map(str, sorted({score["n"] for score in scores if score.get("n")})))
         # A split's n stands in the header; a group's differs from split to split.
-        n = "" if group is None else f" (n={counts})"
-        summary = summarize(values)
-        if math.isnan(summary.spread):
-            return f"{summary.mean:.1f}{n}"
-        low, high = summary.interval
-        return f"{summary.mean:.1f} ± {summary.spread:.1f} [{low:.1f}, {high:.1f}]{n}"
+        return over_seeds(values, 1) + ("" if group is None else f" (n={counts})")
+
+    def look(self, split: str, measure: str) -> str:
+        """Mean ± spread of a measure of where the network looks, its interval, and the images it rests on."""
+        splits = [(run.get("explain") or {}).get("splits", {}) for run in self.runs]
+        found = [one[split][measure] for one in splits if split in one and one[split][measure]["mean"] is not None]
+        if not found:
+            return NOTHING
+        counts = "/".join(str(one["n"]) for one in found)
+        return f"{over_seeds([one['mean'] for one in found], 3)} (n={counts})"
+
+
+def over_seeds(values: Sequence[float], digits: int) -> str:
+    """Mean ± standard deviation and the 95 % interval of the mean; of one value, the value.
+
+    >>> over_seeds([1.0, 2.0, 3.0], 1)
+    '2.0 ± 1.0 [-0.5, 4.5]'
+    """
+    summary = summarize(values)
+    if math.isnan(summary.spread):
+        return f"{summary.mean:.{digits}f}"
+    low, high = summary.interval
+    return f"{summary.mean:.{digits}f} ± {summary.spread:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def gather(runs: Sequence[Results]) -> dict[str, list[Row]]:
@@ -238,6 +276,20 @@ def by_group(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             if set(line) != {NOTHING}:
                 cells.append([split, row.label, *line])
     return ["split", "method", *names], cells
+
+
+def by_look(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of where networks look (AGA's Table 2): a line for each split and method; n is by seed.
+
+    Empty where nothing was explained.
+    """
+    splits = list(
+        dict.fromkeys(
+            split for row in rows for run in row.runs for split in (run.get("explain") or {}).get("splits", {})
+        )
+    )
+    lines = [[split, row.label, *(row.look(split, measure) for measure in LOOKS)] for split in splits for row in rows]
+    return ["split", "method", *LOOKS.values()], [line for line in lines if set(line[2:]) != {NOTHING}]
 
 
 def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
