@@ -36,6 +36,7 @@ doctest: $(INSTALLED) ## the examples in the docstrings
 
 bench: $(INSTALLED) ## measurements, side by side with what one would use instead
 	$(BIN)/python benchmarks/online_combination.py
+	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/synthesis.py
 	$(BIN)/python benchmarks/synthesis.py --work objects
 	$(BIN)/python benchmarks/textual_inversion.py
