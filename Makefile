@@ -35,6 +35,7 @@ doctest: $(INSTALLED) ## the examples in the docstrings
 	$(TESTING) $(BIN)/python -m pytest -q --doctest-modules src/genaug
 
 bench: $(INSTALLED) ## measurements, side by side with what one would use instead
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python benchmarks/online_combination.py
 	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/synthesis.py
