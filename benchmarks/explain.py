@@ -390,14 +390,14 @@ def compare_gradcam(asked: argparse.Namespace) -> None:
 
 @contextmanager
 def stopwatch(device: str) -> Iterator[dict[str, float]]:
-    """Seconds of wall time within the explainer and each measure, from now on."""
+    """Seconds of processor time within the explainer and each measure, from now on."""
     seconds: dict[str, float] = {}
 
     def timed(call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def wrapped(self: Any, *given: Any, **named: Any) -> Any:
             found, took = take(lambda: call(self, *given, **named), device)
             part = getattr(self, "mode", name)
-            seconds[part] = seconds.get(part, 0.0) + took.wall
+            seconds[part] = seconds.get(part, 0.0) + took.processor
             return found
 
         return wrapped
@@ -438,10 +438,12 @@ def looks(asked: argparse.Namespace) -> Iterator[tuple[str, Network, Sequence[Sa
 
 
 def measure_look(asked: argparse.Namespace) -> None:
-    table = Table(title=f"A look, {asked.device}, median of {asked.rounds} rounds, s/image", title_justify="left")
-    parts = ("maps", "AIC and SIC", "insertion", "deletion")
-    for column in ("", "workers", "images", *parts, "rest", "all", "32 images, s", "an epoch of 5, s"):
+    title = f"A look, {asked.device}, median of {asked.rounds} rounds: seconds of processor time an image"
+    table = Table(title=title, title_justify="left")
+    parts = ("maps", "AIC and SIC", "insertion", "deletion", "rest", "all")
+    for column in ("", "workers", "images", *parts, "wall time"):
         table.add_column(column, justify="right")
+    forecasts = []
     for name, network, samples, dataset, shown in looks(asked):
         for workers in (1, 2):
             judge = Judge(GradCAM(), images=32, target="predicted", workers=workers)
@@ -453,13 +455,18 @@ def measure_look(asked: argparse.Namespace) -> None:
                 for _ in range(asked.rounds):
                     with stopwatch(asked.device) as seconds:
                         _, took = take(look, asked.device)
-                    rounds.append({**seconds, "rest": took.wall - sum(seconds.values()), "all": took.wall})
+                    rest = took.processor - sum(seconds.values())
+                    rounds.append({**seconds, "rest": rest, "all": took.processor, "wall": took.wall})
             cost = {one: statistics.median(each[one] for each in rounds) / len(chosen) for one in rounds[0]}
-            cells = [f"{cost[one]:.3f}" for one in (*parts, "rest", "all")]
-            table.add_row(
-                name, str(workers), str(len(chosen)), *cells, f"{32 * cost['all']:.0f}", f"{32 * cost['all'] / 5:.1f}"
+            cells = [f"{cost[one]:.3f}" for one in (*parts, "wall")]
+            table.add_row(name, str(workers), str(len(chosen)), *cells)
+            forecasts.append(
+                f"32 images every 5 epochs, {name}, {workers} worker{'s' * (workers > 1)}: {32 * cost['all']:.0f} s of "
+                f"processor time a look, {32 * cost['all'] / 5:.1f} s an epoch; {32 * cost['wall']:.0f} s of wall time"
             )
     CONSOLE.print(table)
+    for forecast in forecasts:
+        CONSOLE.print(forecast)
 
 
 def main() -> None:

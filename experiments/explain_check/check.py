@@ -5,8 +5,8 @@
 
 EfficientNet-Lite0 explains the class it predicts, by every explainer and by random numbers, on scikit-image's
 photographs, or on those of a folder with masks: ``images/*.jpg`` and ``masks/*.png`` of the same names, as ECSSD has
-them. One row an image and explainer goes to ``--out``; the table has means, and the mean difference to random numbers
-on the same images with its 95 % interval (Student's t).
+them. One row an image and explainer goes to ``--out``, where a killed run goes on; the table has means, and the mean
+difference to random numbers on the same images with its 95 % interval (Student's t).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from genaug.explaining.base import Explainer
 from genaug.explaining.comparison import pair
 from genaug.explaining.gradcam import GradCAM
 from genaug.explaining.integrated_gradients import IntegratedGradients
-from genaug.explaining.judge import MEASURES, Judge, Look, Network
+from genaug.explaining.judge import MEASURES, Judge, Look
 from genaug.explaining.occlusion import Occlusion
 from genaug.explaining.pictures import overlay
 from genaug.explaining.random import RandomMap
@@ -60,32 +60,38 @@ def masked_photographs(root: Path, count: int) -> Photographs:
     return Photographs("ecssd", samples)
 
 
-def judge_all(
-    photographs: Photographs, network: Network, tolerance: float | None, asked: argparse.Namespace
-) -> dict[str, Look]:
-    """Every explainer's maps, judged on all photographs with the same random masks."""
-    samples, looks = photographs.splits()["test"], {}
+def judge_all(photographs: Photographs, asked: argparse.Namespace) -> list[dict[str, str]]:
+    """Judge the maps of every explainer that ``--out`` has no rows of; all rows of these photographs."""
+    samples, network = photographs.splits()["test"], lite0()
     known: MutableMapping[str, Blurred] = {}
     for name, explainer in EXPLAINERS.items():
+        if any(row["explainer"] == name for row in read_rows(asked.out, photographs.name)):
+            continue
         judge = Judge(
-            explainer(), images=len(samples), target="predicted", tolerance=tolerance, batch_size=4,
+            explainer(), images=len(samples), target="predicted", tolerance=asked.tolerance, batch_size=4,
             workers=asked.workers,
         )  # fmt: skip
         judge.known = known
         started = time.monotonic()
         with judge.pool() as pool:
-            looks[name] = judge.look(network, samples, photographs, crop(), pool, pictures=len(samples))
-        log.info(f"{photographs.name}, {name}: {(time.monotonic() - started) / len(samples):.1f} s an image")
-        save_rows(photographs, looks, asked.out)
-    return looks
+            look = judge.look(network, samples, photographs, crop(), pool, pictures=len(samples))
+        save_rows(photographs, name, look, asked.out)
+        describe(photographs, name, look, time.monotonic() - started)
+        if name == "gradcam" and asked.picture is not None:
+            save_picture(photographs, look, asked.picture)
+    return read_rows(asked.out, photographs.name)
 
 
-def save_rows(photographs: Photographs, looks: dict[str, Look], path: Path) -> None:
-    """Write one row an explainer and image, scores with four digits; rows of other sets stay."""
-    others = []
-    if path.exists():
-        with path.open(newline="") as file:
-            others = [row for row in csv.DictReader(file) if row["set"] != photographs.name]
+def read_rows(path: Path, name: str | None = None) -> list[dict[str, str]]:
+    """The rows that are there, of one set or of all."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if name in (None, row["set"])]
+
+
+def save_rows(photographs: Photographs, name: str, look: Look, path: Path) -> None:
+    """Add one row an image, scores with four digits."""
     rows = [
         {
             "set": photographs.name,
@@ -96,34 +102,47 @@ def save_rows(photographs: Photographs, looks: dict[str, Look], path: Path) -> N
             "map": record["map"],
             **{measure: "" if record[measure] is None else f"{record[measure]:.4f}" for measure in MEASURES},
         }
-        for name, look in looks.items()
         for record in look.records
     ]
+    before = read_rows(path)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted([*others, *rows], key=lambda row: row["set"], reverse=True))
+        writer.writerows([*before, *rows])
 
 
-def tabulate(photographs: Photographs, looks: dict[str, Look], console: Console) -> None:
-    """Print means and paired differences, and why images were left out."""
+def describe(photographs: Photographs, name: str, look: Look, seconds: float) -> None:
+    """Say what the rows do not: why images were left out, and how good the areas are."""
+    left_out = {
+        f"{measure}, {reason}": count
+        for measure in ("sic", "aic")
+        for reason, count in look.summary[measure]["skipped"].items()
+        if count
+    }
+    points = {measure: round(look.summary[measure]["measured"], 1) for measure in ("insertion", "deletion")}
+    coverage = look.summary["energy"]["coverage"]
+    log.info(
+        f"{photographs.name}, {name}: {seconds / len(look.records):.1f} s an image; left out: {left_out}; maps that "
+        f"say nothing: {look.summary['degenerate']}; points measured: {points}; objects cover {coverage or 0:.3f}"
+    )
+
+
+def tabulate(photographs: Photographs, rows: Sequence[dict[str, str]], console: Console) -> None:
+    """Print means and paired differences."""
     table = Table(title=f"{photographs.name}, {len(photographs.splits()['test'])} photographs", title_justify="left")
     for column in ("", "measure", "mean", "n", "minus random", "95 % interval", "better"):
         table.add_column(column, justify="left" if column in ("", "measure") else "right")
     for measure in MEASURES:
-        values = {name: [record[measure] for record in look.records] for name, look in looks.items()}
+        values: dict[str, list[float | None]] = {name: [] for name in EXPLAINERS}
+        for row in rows:
+            values[row["explainer"]].append(float(row[measure]) if row[measure] else None)
         if all(value is None for value in values[CONTROL]):
             continue
-        for name in looks:
+        for name in EXPLAINERS:
             paired = pair({CONTROL: values[CONTROL], name: values[name]})
             table.add_row(name, measure, *_cells(paired.means[name], paired.n, paired.differences.get(name), measure))
         table.add_section()
     console.print(table)
-    for measure in ("sic", "aic"):
-        skipped = looks[CONTROL].summary[measure]["skipped"]
-        console.print(f"{measure} left out: {', '.join(f'{count} {reason}' for reason, count in skipped.items())}")
-    if coverage := looks[CONTROL].summary["energy"]["coverage"]:
-        console.print(f"objects cover {coverage:.3f} of the image")
 
 
 def _cells(mean: float, n: int, difference: dict[str, float] | None, measure: str) -> Sequence[str]:
@@ -157,7 +176,7 @@ def save_picture(photographs: Photographs, look: Look, path: Path) -> None:
 def main() -> None:
     """Judge a set, and write rows, tables and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="CSV of all scores; rows of the other set are kept")
+    parser.add_argument("--out", type=Path, required=True, help="CSV of all scores; what it has is not made again")
     parser.add_argument("--ecssd", type=Path, help="a folder with images/*.jpg and masks/*.png instead")
     parser.add_argument("--count", type=int, default=60, help="photographs of that folder")
     parser.add_argument("--tolerance", type=float, help="of insertion and deletion; default: all steps")
@@ -169,10 +188,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     photographs = skimage_photographs() if asked.ecssd is None else masked_photographs(asked.ecssd, asked.count)
-    looks = judge_all(photographs, lite0(), asked.tolerance, asked)
-    tabulate(photographs, looks, Console(width=120))
-    if asked.picture is not None:
-        save_picture(photographs, looks["gradcam"], asked.picture)
+    tabulate(photographs, judge_all(photographs, asked), Console(width=120))
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ class InformationCurves(RowMetric):
         monotone: bool = True,
         exact: bool = True,
         fraction: float = 0.01,
-        batch_size: int = 8,
+        batch_size: int = 4,
         known: MutableMapping[str, Blurred] | None = None,
     ) -> None:
         super().__init__()

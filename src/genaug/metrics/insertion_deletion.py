@@ -100,7 +100,7 @@ def causal_curve(
     mode: Mode,
     step: int | None = None,
     tolerance: float | None = None,
-    batch_size: int = 8,
+    batch_size: int = 4,
 ) -> CausalCurve:
     """Follow the confidence in a class while pixels are inserted or deleted, the most important ones first.
 
@@ -177,7 +177,7 @@ class InsertionDeletion(RowMetric):
 
     degenerate: Tensor
 
-    def __init__(self, mode: Mode, tolerance: float | None = None, batch_size: int = 8) -> None:
+    def __init__(self, mode: Mode, tolerance: float | None = None, batch_size: int = 4) -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f"mode: expected one of {', '.join(MODES)}, came {mode!r}")

@@ -20,7 +20,7 @@ from genaug.synthesis.jobs import Stage
 from genaug.synthesis.speeds import known_speed
 
 #: Overrides that do not tell one row of a comparison from another.
-_NOT_A_ROW = ("method=", "seed=", "stage=", "paths.", "loader.", "logger", "callbacks", "hydra")
+_NOT_A_ROW = ("method=", "seed=", "stage=", "paths.", "loader.", "logger", "callbacks", "explain", "hydra")
 
 _SCALE = "method.scale="
 
