@@ -159,7 +159,7 @@ def fine_grained(image: Tensor, like: FineGrained) -> np.ndarray:
         return (found * 255).astype(np.uint8)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     for _ in range(2):
-        grey = cv2.GaussianBlur(grey, (3, 3), 0.8)
+        grey = cv2.GaussianBlur(grey, (3, 3), 0)
     sums, on, off = cv2.integral(grey), np.zeros(grey.shape), np.zeros(grey.shape)
     at_y, at_x = np.arange(grey.shape[0])[:, None], np.arange(grey.shape[1])
     for scale in like.scales:

@@ -116,8 +116,10 @@ def test_the_most_salient_window():
     maps[1, 0, 20] = 50.0
     assert most_salient_windows(maps, 8).tolist() == [[0, 0], [10, 3]]
     random = torch.rand(3, 13, 11, generator=generator())
-    naive = torch.nn.functional.avg_pool2d(random[:, None], 5, 1)[:, 0]
-    assert [naive[i, y, x] for i, (y, x) in enumerate(most_salient_windows(random, 5))] == [one.max() for one in naive]
+    for window in range(1, 12):
+        naive = torch.nn.functional.avg_pool2d(random[:, None].double(), window, 1)[:, 0]
+        found = most_salient_windows(random, window)
+        assert [naive[i, y, x] for i, (y, x) in enumerate(found)] == [one.max() for one in naive]
     assert most_salient_windows(torch.rand(1, 4, 4), 8).tolist() == [[0, 0]]
 
 

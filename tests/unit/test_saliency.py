@@ -320,7 +320,7 @@ def test_large_images_are_shrunk_and_small_ones_not():
 
 def naive_fine_grained(brightness: np.ndarray, scales: list[int], stretch: bool) -> np.ndarray:
     """Centre against surround, pixel by pixel, in double precision."""
-    twice = np.convolve(gaussian_kernel(3, 0.8), gaussian_kernel(3, 0.8))
+    twice = np.array([1, 4, 6, 4, 1]) / 16  # OpenCV's weights for 3 pixels, 1 2 1, twice
     padded = np.pad(brightness, 2, mode="reflect")
     height, width = brightness.shape
     centre = np.array([[twice @ padded[y : y + 5, x : x + 5] @ twice for x in range(width)] for y in range(height)])
@@ -343,6 +343,14 @@ def test_fine_grained_is_the_formula(stretch, scales):
     for image, found in zip(images.double().numpy(), maps, strict=True):
         brightness = 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2]
         np.testing.assert_allclose(found, naive_fine_grained(brightness, scales, stretch), rtol=1e-3, atol=1e-4)
+
+
+def test_images_in_groups_have_the_maps_that_they_have_alone(monkeypatch):
+    images = torch.randn(5, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    together = FineGrained(stretch=True)(images, torch.eye(5), Context())
+    for pixels in (1, 2 * 20 * 30):
+        monkeypatch.setattr("genaug.saliency.fine_grained.FEW", pixels)
+        assert torch.equal(FineGrained(stretch=True)(images, torch.eye(5), Context()), together)
 
 
 @pytest.mark.parametrize("value", [-2.0, 2.0])

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from genaug.functional.maps import peaks
 from genaug.mixing.base import Context
-from genaug.mixing.saliencymix import SaliencyMix, most_salient
+from genaug.mixing.saliencymix import SaliencyMix
 from genaug.saliency.base import Saliency
 
 SIDE = 16
@@ -100,7 +101,7 @@ def test_the_first_of_several_peaks_counts():
     maps = torch.zeros(3, 4, 6)
     maps[0, 2, 5] = maps[0, 3, 0] = 1
     maps[1, 0, 4] = 2
-    assert most_salient(maps).tolist() == [[2, 5], [0, 4], [0, 0]]  # a map of zeros: the first pixel
+    assert peaks(maps).tolist() == [[2, 5], [0, 4], [0, 0]]  # a map of zeros: the first pixel
 
 
 @pytest.mark.parametrize("per_sample", [False, True])

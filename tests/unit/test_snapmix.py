@@ -115,9 +115,10 @@ def test_pairs_of_one_class_get_the_sum():
     assert mixer(torch.zeros(2, 1, 8, 8), torch.eye(2), generator(), Context())[1].tolist() == [[0.25, 0.5], [1, 0.5]]
 
 
-def test_maps_of_zeros_count_by_area():
+@pytest.mark.parametrize("value", [0, 1e-44])  # the second has no sum to divide by, either
+def test_maps_of_zeros_count_by_area(value):
     maps = MAPS.clone()
-    maps[0] = 0
+    maps[0] = value
     into, cut = torch.tensor([[0, 0, 2, 8]]), torch.tensor([[0, 0, 8, 4]])
     own, others = label_weights(maps, torch.tensor([1, 0]), into, cut)
     assert own.tolist() == [0.75, 0.75]

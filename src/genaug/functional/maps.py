@@ -52,14 +52,34 @@ def blur(maps: Tensor, kernel: Sequence[float]) -> Tensor:
 
 def _blur_along(maps: Tensor, kernel: Sequence[float], dim: int) -> Tensor:
     radius, length = len(kernel) // 2, maps.shape[dim]
-    pad = (radius, radius) if dim == -1 else (0, 0, radius, radius)
-    padded = F.pad(maps, pad, mode="reflect" if radius < length else "replicate")
+    if radius < length:
+        padded = _mirrored(maps, radius, dim)
+    else:
+        padded = F.pad(maps, (radius, radius) if dim == -1 else (0, 0, radius, radius), mode="replicate")
     # Shifted views, added up: a convolution of a single channel takes several times as long on a CPU.
     blurred = padded.narrow(dim, radius, length) * kernel[radius]
     for i in range(radius):
         blurred.add_(padded.narrow(dim, i, length), alpha=kernel[i])
         blurred.add_(padded.narrow(dim, 2 * radius - i, length), alpha=kernel[i])
     return blurred
+
+
+def _mirrored(maps: Tensor, radius: int, dim: int) -> Tensor:
+    """Pad along a dimension; :func:`torch.nn.functional.pad` does the same in five times the time along rows."""
+    before, after = maps.narrow(dim, 1, radius), maps.narrow(dim, maps.shape[dim] - radius - 1, radius)
+    return torch.cat([before.flip(dim), maps, after.flip(dim)], dim)
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """Position y, x of the largest value of each map ``(B, H, W)``, the first where there are several, as ``(B, 2)``.
+
+    >>> peaks(torch.tensor([[[0.0, 1.0, 3.0], [2.0, 3.0, 0.0]]]))
+    tensor([[0, 2]])
+    """
+    flat = maps.detach().flatten(1)
+    # NumPy finds it in a tenth of the time.
+    at = torch.from_numpy(flat.numpy().argmax(axis=1)) if flat.device.type == "cpu" else flat.argmax(dim=1)
+    return torch.stack([at // maps.shape[2], at % maps.shape[2]], dim=1)
 
 
 def sum_to_one(maps: Tensor) -> Tensor:

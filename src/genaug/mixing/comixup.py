@@ -18,7 +18,7 @@ from genaug.functional.graph_cut import (
     check_solver,
     minimise,
 )
-from genaug.functional.maps import sum_to_one
+from genaug.functional.maps import peaks, sum_to_one
 from genaug.mixing.base import Context, Mixer, check_batch, check_mixing_arguments
 from genaug.saliency.base import Saliency
 
@@ -190,18 +190,19 @@ def most_salient_windows(saliency: Tensor, window: int) -> Tensor:
     >>> most_salient_windows(maps, 2).tolist()
     [[2, 1]]
     """
-    sums = _sums_along(_sums_along(saliency, window, dim=2), window, dim=1)
-    best = sums.flatten(1).argmax(dim=1)
-    return torch.stack([best // sums.shape[2], best % sums.shape[2]], dim=1)
+    height, width = (min(window, side) for side in saliency.shape[1:])
+    return peaks(_sums_along(_sums_along(saliency, width, dim=2), height, dim=1))
 
 
-def _sums_along(maps: Tensor, window: int, dim: int) -> Tensor:
-    side = min(window, maps.shape[dim])
+def _sums_along(maps: Tensor, side: int, dim: int) -> Tensor:
+    """Sums of every ``side`` neighbours: those of half as many, twice."""
+    if side == 1:
+        return maps
+    shorter = side // 2 if side % 2 == 0 else side - 1
+    first = _sums_along(maps, shorter, dim)
+    second = first if side % 2 == 0 else maps
     length = maps.shape[dim] - side + 1
-    sums = maps.narrow(dim, 0, length).clone()
-    for i in range(1, side):
-        sums.add_(maps.narrow(dim, i, length))
-    return sums
+    return first.narrow(dim, 0, length) + second.narrow(dim, shorter, length)
 
 
 def coupling(windows: Floats, omega: float) -> Floats:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from genaug.functional.boxes import boxes_around, paste_boxes, share_outside
+from genaug.functional.maps import peaks
 from genaug.mixing.base import (
     Context,
     Mixer,
@@ -83,16 +84,6 @@ class SaliencyMix(Mixer):
     def centres(self, images: Tensor, targets: Tensor, pairing: Tensor, context: Context) -> Tensor:
         """Find the boxes' centres ``(B, 2)``, or ``(1, 2)`` for all, as y, x in pixels on the CPU."""
         if self.saliency_of == "partner":
-            return most_salient(self.saliency(images, targets, context)).cpu()[pairing]
+            return peaks(self.saliency(images, targets, context)).cpu()[pairing]
         first = pairing[:1].to(images.device, non_blocking=True)
-        return most_salient(self.saliency(images[first], targets[first], context.of(first))).cpu()
-
-
-def most_salient(maps: Tensor) -> Tensor:
-    """Position y, x of the largest value of each map ``(N, H, W)``, the first where there are several, as ``(N, 2)``.
-
-    >>> most_salient(torch.tensor([[[0.0, 1.0, 3.0], [2.0, 3.0, 0.0]]]))
-    tensor([[0, 2]])
-    """
-    at = maps.flatten(1).argmax(dim=1)
-    return torch.stack([at // maps.shape[-1], at % maps.shape[-1]], dim=1)
+        return peaks(self.saliency(images[first], targets[first], context.of(first))).cpu()

@@ -132,9 +132,10 @@ def label_weights(maps: Tensor, pairing: Tensor, into: Tensor, cut: Tensor) -> t
     (tensor([0.7500, 0.5000]), tensor([0.5000, 0.7500]))
     """
     shares, (height, width) = sum_to_one(maps), maps.shape[-2:]
-    own, others = 1 - share_inside(shares, into), share_inside(shares.index_select(0, pairing), cut)
+    own = 1 - share_inside(shares, into)
+    others = share_inside(shares, cut)[pairing] if len(cut) == 1 else share_inside(shares[pairing], cut)
     outside = share_outside(into, height, width).to(maps)
-    known = maps.flatten(1).any(dim=1)
+    known = shares.sum(dim=(1, 2)) > 0
     known &= known[pairing]
     return torch.where(known, own, outside), torch.where(known, others, 1 - outside)
 
