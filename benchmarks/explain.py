@@ -10,7 +10,7 @@ what several processes bring. Starting processes and loading is not counted.
 
 * ``pic``: AIC and SIC. ``plain`` follows PAIR's ``pic.py`` step by step: one metric a pass, each channel interpolated
   by ``griddata``, the network called with one image, 1,000 interpolations of one number for the curve. ``genaug`` is
-  ``InformationCurves``, in one process and with its work done by two others; the network is fed channels last.
+  ``InformationCurves``, in one process and with its work done by two others.
 * ``insertion``: ``plain`` follows RISE's ``evaluation.py``: one image a call, each step's pixels copied into it. The
   others are ``causal_curve``, at all points or at as few as a tolerance of 0.01 needs.
 * ``gradcam``: ``plain`` is pytorch-grad-cam (package ``grad-cam``).
@@ -70,14 +70,6 @@ class Took:
     processor: float
 
 
-class ChannelsLast(Network):
-    """Shows the network the same numbers in the order in which convolutions on a CPU, and Tensor Cores, read them."""
-
-    def of_normalized(self, images: Tensor) -> Tensor:
-        """See :meth:`Network.of_normalized`."""
-        return super().of_normalized(images.contiguous(memory_format=torch.channels_last))
-
-
 @dataclass(frozen=True)
 class Task:
     """What is explained.
@@ -99,11 +91,6 @@ class Task:
         """``(N, 3, H, W)``, normalised, on the network's device."""
         return self.network.normalize(self.pixels.to(self.network.device))
 
-    @property
-    def channels_last(self) -> ChannelsLast:
-        """The network, fed in another layout."""
-        return ChannelsLast(self.network.model, self.network.normalize)
-
 
 def make_task(asked: argparse.Namespace) -> Task:
     """The photographs of which the network is sure: ``plain`` leaves early where it is not."""
@@ -114,6 +101,11 @@ def make_task(asked: argparse.Namespace) -> Task:
     pixels, classes = pixels[sure.cpu()], classes[sure]
     images = network.normalize(pixels.to(network.device))
     return Task(network, pixels, classes, GradCAM()(network.model, images, classes, range(len(pixels))))
+
+
+def default_batch(asked: argparse.Namespace) -> int:
+    """Images a call of the network: what was asked for, or as many as ``Judge`` takes."""
+    return asked.batch or (4 if asked.device == "cpu" else 64)
 
 
 def processor_seconds() -> float:
@@ -226,13 +218,13 @@ def genaug_pic(task: Task, exact: bool, batch: int, pool: Executor | None) -> di
     """Both metrics from one pass; nothing is known of the images before."""
     metric = InformationCurves(min_prediction=LEAST, exact=exact, batch_size=batch)
     seeds = range(len(task.pixels))
-    metric.update(task.channels_last.of_pixels, task.pixels, task.maps, task.classes.tolist(), seeds, pool=pool)
+    metric.update(task.network.of_pixels, task.pixels, task.maps, task.classes.tolist(), seeds, pool=pool)
     found = metric.compute()
     return {name: found[name]["per_image"] for name in ("sic", "aic")}
 
 
 def compare_pic(asked: argparse.Namespace) -> None:
-    task, batch = make_task(asked), asked.batch or (4 if asked.device == "cpu" else 64)
+    task, batch = make_task(asked), default_batch(asked)
     with processes(2) as pool:
         _, start = take(lambda: genaug_pic(task, False, batch, pool), asked.device)
         ways: dict[str, Callable[[], Any]] = {"plain": lambda: plain_pic(task)}
@@ -278,15 +270,16 @@ def plain_insertion(task: Task) -> list[float]:
 
 
 def genaug_insertion(
-    task: Task, tolerance: float | None, batch: int, channels_last: bool, numbers: Sequence[int] | None = None
+    task: Task, tolerance: float | None, batch: int, numbers: Sequence[int] | None = None
 ) -> list[tuple[float, int, float]]:
     """Area, points measured and bound of each image."""
-    predict = (task.channels_last if channels_last else task.network).of_normalized
     images, curves = task.images, []
     for i in range(len(images)) if numbers is None else numbers:
         ranks, label = rank_pixels(task.maps[i]), int(task.classes[i])
         curves.append(
-            causal_curve(predict, images[i], ranks, label, "insertion", tolerance=tolerance, batch_size=batch)
+            causal_curve(
+                task.network.of_normalized, images[i], ranks, label, "insertion", tolerance=tolerance, batch_size=batch
+            )
         )
     return [(curve.area, curve.measured, curve.bound) for curve in curves]
 
@@ -302,7 +295,7 @@ def start_worker(asked: argparse.Namespace) -> None:
 
 def work(tolerance: float | None, batch: int, numbers: Sequence[int]) -> list[tuple[float, int, float]]:
     """A worker's part of the images."""
-    return genaug_insertion(_in_worker[0], tolerance, batch, True, numbers)
+    return genaug_insertion(_in_worker[0], tolerance, batch, numbers)
 
 
 def in_two(pool: Executor, tolerance: float | None, batch: int, count: int) -> list[tuple[float, int, float]]:
@@ -313,26 +306,19 @@ def in_two(pool: Executor, tolerance: float | None, batch: int, count: int) -> l
 
 
 def compare_insertion(asked: argparse.Namespace) -> None:
-    task, cpu = make_task(asked), asked.device == "cpu"
-    usual, batch = (8, 4) if cpu else (64, 64)
-    batch = asked.batch or batch
-    ways: dict[str, Callable[[], Any]] = {
-        "plain": lambda: [(area, 0, 0.0) for area in plain_insertion(task)],
-        f"all points, batch {usual}": lambda: genaug_insertion(task, None, usual, False),
-        f"all points, batch {batch} channels last": lambda: genaug_insertion(task, None, batch, True),
-        f"tolerance {TOLERANCE}, batch {batch} channels last": lambda: genaug_insertion(task, TOLERANCE, batch, True),
-    }
-    if cpu and batch != usual:
-        ways[f"all points, batch {batch}"] = lambda: genaug_insertion(task, None, batch, False)
-    best = [name for name in ways if name.endswith("channels last")]
+    task, batch = make_task(asked), default_batch(asked)
+    ways: dict[str, Callable[[], Any]] = {"plain": lambda: [(area, 0, 0.0) for area in plain_insertion(task)]}
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=start_worker, initargs=(asked,)) as pool:
-        if cpu:
-            in_two(pool, TOLERANCE, batch, len(task.pixels))
-            for name, tolerance in zip(best, (None, TOLERANCE), strict=True):
-                ways[f"{name}, 2 processes"] = partial(in_two, pool, tolerance, batch, len(task.pixels))
+        if asked.device == "cpu":
+            in_two(pool, TOLERANCE, batch, len(task.pixels))  # starts them
+        for name, tolerance in (("all points", None), (f"tolerance {TOLERANCE}", TOLERANCE)):
+            ways[f"genaug, {name}"] = partial(genaug_insertion, task, tolerance, batch)
+            if asked.device == "cpu":
+                ways[f"genaug, {name}, 2 processes"] = partial(in_two, pool, tolerance, batch, len(task.pixels))
         found, rounds = compare(ways, asked)
     title = f"Insertion, {len(task.pixels)} photographs, {asked.device}, median of {asked.rounds} rounds"
-    tabulate(title, rounds, len(task.pixels), {best[0]: 1.4 if cpu else 10, best[1]: 4})
+    goals = {"genaug, all points": 1.4 if asked.device == "cpu" else 10, f"genaug, tolerance {TOLERANCE}": 4}
+    tabulate(title, rounds, len(task.pixels), goals)
     for name in list(ways)[1:]:
         errors = [abs(one[0] - other[0]) for one, other in zip(found[name], found["plain"], strict=True)]
         points = np.mean([one[1] for one in found[name]])
