@@ -6,15 +6,11 @@ same command after a kill goes on where it stopped.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,49 +29,24 @@ from genaug.data.base import Dataset, Sample
 from genaug.data.datamodule import DataModule, choose_splits, network_threads
 from genaug.data.images import check_masks
 from genaug.data.transforms import Crop
-from genaug.launch import WrongValue, config_hash, input_checks, task_overrides
+from genaug.launch import WrongValue, input_checks
 from genaug.losses import SoftBCE
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
 from genaug.mixing.base import Context, Mixer
 from genaug.reports.tables import show_run, show_stages
+from genaug.results import RESULTS, SELECTION, STAGES, Clock, collect
 from genaug.seeding import derive, lent_generator
 from genaug.synthesis.runner import Runner, check_writable
 from genaug.synthesis.store import content_key, write_atomically
 
 log = logging.getLogger(__name__)
 
-RESULTS, SELECTION, STAGES, CHECKPOINTS = "results.json", "selection.json", "stages.json", "checkpoints"
-SHEET, TRAINED_ON = "synthesis.png", "trained_on"
+CHECKPOINTS, SHEET, TRAINED_ON = "checkpoints", "synthesis.png", "trained_on"
 BEST, LAST, FINAL = "best", "last", "final"
 
 #: How often, in a run, the held-out part is looked at and a checkpoint is written.
 LOOKS = 20
-
-
-@dataclass
-class Clock:
-    """Seconds each stage took, added up over the sessions of a run; a stage that was killed counts when it is done.
-
-    Attributes:
-        file: Where they are kept from one session to the next.
-    """
-
-    file: Path
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.file.exists():
-            self.seconds = json.loads(self.file.read_text())
-
-    @contextlib.contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and say that it begins."""
-        log.info("%s", name)
-        started = time.monotonic()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - started, 3)
-        write_atomically(self.file, json.dumps(self.seconds).encode())
 
 
 @dataclass
@@ -169,7 +140,7 @@ def run(cfg: DictConfig) -> float | None:
         return None
     with clock.stage("evaluate"):
         evaluate(trainer, classifier, data, folder)
-    results = collect(cfg, pieces, data, trainer, classifier, made, clock, cost)
+    results = collect(cfg, pieces, data, trainer, classifier, made, clock, cost, total_steps(cfg, data))
     if trainer.is_global_zero:
         write_atomically(folder / RESULTS, json.dumps(results, indent=1).encode())
         show_run(results, folder)
@@ -403,76 +374,3 @@ def evaluate(trainer: pl.Trainer, classifier: Classifier, data: DataModule, fold
     """Score the kept weights on every test split."""
     load_weights(classifier, folder / CHECKPOINTS / f"{FINAL}.ckpt")
     trainer.test(classifier, data, verbose=False)
-
-
-def collect(
-    cfg: DictConfig,
-    pieces: Pieces,
-    data: DataModule,
-    trainer: pl.Trainer,
-    classifier: Classifier,
-    made: Made | None,
-    clock: Clock,
-    cost: Cost,
-) -> dict[str, Any]:
-    """All that is recorded of a run: scores with their n, what it was, what it cost, what it ran on."""
-    folder = Path(cfg.paths.output)
-    # What an earlier session reported and this one does not, as the cost of training that it found done, stays.
-    earlier: dict[str, Any] = json.loads((folder / RESULTS).read_text()) if (folder / RESULTS).exists() else {}
-    return earlier | {
-        "dataset": pieces.dataset.name,
-        "method": pieces.method.name,
-        "scale": pieces.method.scale,
-        "overrides": task_overrides(),
-        "seed": cfg.seed,
-        "config": config_hash(cfg),
-        "comparison": config_hash(cfg, without=("seed",)),
-        "selection": {
-            "protocol": cfg.protocol,
-            "weights": {"heldout": "best on held-out part", "last": "last", "paper": "best on test"}[cfg.protocol],
-            "score": json.loads((folder / SELECTION).read_text())["score"] if (folder / SELECTION).exists() else None,
-        },
-        "scores": {name: named(values, pieces.dataset.groups) for name, values in classifier.results().items()},
-        "images": {name: len(samples) for name, samples in data.splits.items()},
-        "train_images": len(data.train_source),
-        "classes": len(pieces.dataset.classes),
-        "steps": total_steps(cfg, data),
-        "batch_size": cfg.recipe.batch_size,
-        "parameters": sum(parameter.numel() for parameter in pieces.model.parameters()),
-        "made": made.report() if made else None,
-        "stage_seconds": clock.seconds,
-        "cost": cost.report() if cost.seconds or not earlier else earlier["cost"],
-        "device": device_name(trainer),
-        "versions": versions(),
-        **{
-            callback.section: callback.report()
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if hasattr(callback, "section")
-        },
-    }
-
-
-def named(values: Mapping[str, Any], groups: Sequence[str]) -> dict[str, Any]:
-    """What a metric computed, its groups by name."""
-    if "group_score" not in values:
-        return dict(values)
-    by_group = {
-        name: {"score": score, "n": n}
-        for name, score, n in zip(groups, values["group_score"], values["group_n"], strict=True)
-    }
-    rest = {key: value for key, value in values.items() if key not in ("group_score", "group_n", "worst_group")}
-    worst = values["worst_group"]
-    return {**rest, "worst_group": None if worst is None else groups[worst], "groups": by_group}
-
-
-def device_name(trainer: pl.Trainer) -> str:
-    """What the training ran on, as "1 x cpu" or "4 x NVIDIA ..."."""
-    device = trainer.strategy.root_device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return f"{trainer.world_size} x {name}"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    packages = ("genaug", "torch", "torchvision", "pytorch-lightning", "timm", "numpy", "opencv-python-headless")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from genaug.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, Normalize
 from genaug.losses import SoftCrossEntropy
-from genaug.metrics.group_accuracy import GroupAccuracy
+from genaug.metrics.classification import ClassificationScores
 from genaug.mixing.base import Identity, Mixer
 
 # --- normalisation -------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ def classifier(mixer: Mixer | None = None, schedule=lambda step, total: 1.0, see
         optimizer=partial(torch.optim.SGD, lr=lr),
         schedule=schedule,
         steps=6,
-        metric=lambda: GroupAccuracy(2),
+        metric=lambda: ClassificationScores(2, 2),
         test_names=["test", "ood_snow"],
         channels=3,
         seed=seed,

@@ -71,9 +71,9 @@ class RealImages:
 
     def mask(self, index: int) -> np.ndarray:
         """See :meth:`MaskedSource.mask`."""
-        path = self.samples[index].mask
-        assert path is not None
-        return read_mask(path)
+        sample = self.samples[index]
+        assert sample.mask is not None
+        return read_mask(sample.mask, sample.mask_values)
 
 
 def check_masks(samples: Sequence[Sample], transform: nn.Module) -> None:

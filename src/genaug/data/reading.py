@@ -92,11 +92,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return (file.width, file.height) if turned else (file.height, file.width)
 
 
-def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask as ``(H, W)`` bool: non-zero is object.
+def read_mask(path: str | Path, values: Sequence[int] | None = None) -> np.ndarray:
+    """Read a mask as ``(H, W)`` bool.
 
     Palette files count by index, colour files by any channel, and what is fully transparent is background. EXIF
     orientation is ignored: a mask lies on the image as :func:`read_image` returns it.
+
+    Args:
+        path: The file.
+        values: Pixel values that are object; ``None``: all but 0.
 
     Raises:
         ImageError: the file is damaged or is no image.
@@ -104,10 +108,11 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     with _damage_named(path), Image.open(path) as file:
         file.load()
-        values = np.atleast_3d(np.asarray(file))
+        pixels = np.atleast_3d(np.asarray(file))
         if file.mode in ("LA", "RGBA", "PA"):
-            values = values[..., :-1] * (values[..., -1:] > 0)
-    return np.asarray(values.any(axis=-1))
+            pixels = pixels[..., :-1] * (pixels[..., -1:] > 0)
+    found = pixels if values is None else np.isin(pixels, values)
+    return np.asarray(found.any(axis=-1))
 
 
 def check_images(samples: Sequence[Sample], on_bad_image: str = "raise") -> list[Sample]:
@@ -156,7 +161,7 @@ def _problem(sample: Sample) -> str | None:
         height, width = read_image(sample.path).shape[:2]
         if sample.mask is None:
             return None
-        mask = read_mask(sample.mask)
+        mask = read_mask(sample.mask, sample.mask_values)
     except ImageError as error:
         return str(error)
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:

@@ -323,7 +323,7 @@ def _read(samples: Sequence[Sample], dataset: Dataset, crop: Crop) -> _Images:
         pixels.append(transform(image).permute(1, 2, 0).contiguous())
         mask = torch.zeros_like(image[:1])
         if sample.mask is not None:
-            mask = torch.from_numpy(read_mask(sample.mask)).to(torch.uint8)[None] * 255
+            mask = torch.from_numpy(read_mask(sample.mask, sample.mask_values)).to(torch.uint8)[None] * 255
         masks.append(transform(mask)[0] > 127)
     targets = [torch.from_numpy(one_hot(sample.label, len(dataset.classes))) for sample in samples]
     return _Images(

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def metric_for(dataset: Dataset) -> Metric:
-    """Choose the metric of a dataset: mean average precision when multi-label, else accuracy, overall and by group."""
+    """Choose the metric of a dataset: mean average precision when multi-label, else accuracy and macro F1."""
     if dataset.multilabel:
         from genaug.metrics.mean_average_precision import MeanAveragePrecision
 
         return MeanAveragePrecision(len(dataset.classes))
-    from genaug.metrics.group_accuracy import GroupAccuracy
+    from genaug.metrics.classification import ClassificationScores
 
-    return GroupAccuracy(len(dataset.groups))
+    return ClassificationScores(len(dataset.classes), len(dataset.groups), dataset.group_shares, dataset.score)

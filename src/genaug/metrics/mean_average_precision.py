@@ -51,4 +51,4 @@ class MeanAveragePrecision(Metric):
         by_class = multilabel_average_precision(scores, targets, self.num_classes, average="none")
         present = targets.sum(0) > 0
         values = [float(value) if there else None for value, there in zip(by_class, present, strict=True)]
-        return {"score": float(by_class[present].mean()), "n": len(targets), "by_class": values}
+        return {"score": float(by_class[present].mean()), "metric": "map", "n": len(targets), "by_class": values}

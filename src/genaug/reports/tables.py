@@ -52,7 +52,12 @@ def show_run(results: Results, folder: Path) -> None:
     for column, justify in (("split", "left"), ("group", "left"), ("score %", "right"), ("n", "right")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for split, score in results["scores"].items():
-        table.add_row(split, "all", percent(score["score"]), str(score["n"]))
+        metric = score.get("metric", "accuracy")
+        table.add_row(
+            split, "all" if metric == "accuracy" else f"all: {metric}", percent(score["score"]), str(score["n"])
+        )
+        if metric != "accuracy" and "accuracy" in score:
+            table.add_row("", "all: accuracy", percent(score["accuracy"]), str(score["n"]))
         for name, group in score.get("groups", {}).items():
             if group["n"]:
                 table.add_row("", name, percent(group["score"]), str(group["n"]))

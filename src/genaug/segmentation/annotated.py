@@ -31,7 +31,7 @@ class Annotated(Segmenter):
                 f"{sample.id} has no ground-truth mask, which segmenter=annotated needs; "
                 "segmenter=u2net and segmenter=grabcut need no annotation."
             )
-        mask = read_mask(sample.mask)
+        mask = read_mask(sample.mask, sample.mask_values)
         if mask.shape != image.shape[:2]:
             raise ValueError(
                 f"the mask of {sample.id} is {mask.shape[1]}x{mask.shape[0]} pixels, its image "

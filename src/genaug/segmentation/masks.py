@@ -62,7 +62,8 @@ def mask_key(sample: Sample, prompt: str, class_name: str = "") -> str:
     truth = b"" if sample.mask is None else sample.mask.read_bytes()
     box = None if sample.box is None else [float(value) for value in sample.box]
     words = [prompt, class_name] if class_name else [prompt]
-    return content_key(sample.path.read_bytes(), json.dumps(box), truth, *words)
+    values = [] if sample.mask_values is None else [json.dumps(sample.mask_values)]
+    return content_key(sample.path.read_bytes(), json.dumps(box), truth, *words, *values)
 
 
 def class_name(sample: Sample, classes: Sequence[str]) -> str:
@@ -104,7 +105,7 @@ def _record(
         "note": note,
         "score": None if found.score is None else float(found.score),
         "coverage": coverage(mask),
-        "iou": None if sample.mask is None else iou(mask, read_mask(sample.mask)),
+        "iou": None if sample.mask is None else iou(mask, read_mask(sample.mask, sample.mask_values)),
         "seconds": seconds,
     }
     return {"mask.png": encode_mask(mask)}, record
