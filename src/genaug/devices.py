@@ -1,4 +1,4 @@
-"""Memory of devices."""
+"""Devices and their memory."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def release_memory() -> None:
     gc.collect()  # a pipeline and its parts refer to each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def best_device() -> str:
+    """The machine's accelerator where there is one, for work that no trainer places."""
+    return str(torch.accelerator.current_accelerator() or "cpu")

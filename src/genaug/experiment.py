@@ -26,6 +26,7 @@ from genaug.callbacks.cost import Cost
 from genaug.classifier import Classifier
 from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
+from genaug.data.building import build_dataset
 from genaug.data.datamodule import DataModule, choose_splits, network_threads
 from genaug.data.images import check_masks
 from genaug.data.transforms import Crop
@@ -66,7 +67,7 @@ class Pieces:
     @classmethod
     def build(cls, cfg: DictConfig) -> Pieces:
         """Build them; the network's first weights follow from the seed."""
-        dataset, method = instantiate(cfg.dataset), instantiate(cfg.method)
+        dataset, method = build_dataset(cfg), instantiate(cfg.method)
         recipe = instantiate(cfg.recipe)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(cfg.seed, "weights"))

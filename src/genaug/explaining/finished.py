@@ -19,6 +19,7 @@ from torch import nn
 
 from genaug.classifier import Normalize
 from genaug.data.base import Dataset, Sample
+from genaug.data.building import build_dataset
 from genaug.data.datamodule import choose_splits, test_names
 from genaug.data.transforms import Crop
 from genaug.explaining.comparison import compare
@@ -60,7 +61,7 @@ class FinishedRun:
             ValueError: its data are not there.
         """
         cfg: Any = OmegaConf.load(folder / CONFIG)
-        dataset = instantiate(cfg.dataset)
+        dataset = build_dataset(cfg)
         shape = {"num_classes": len(dataset.classes), "image_size": dataset.image_size, "channels": dataset.channels}
         # The weights it began with are of no use, and need not be there any more.
         fresh = {key: None if key == "weights" else False for key in ("weights", "pretrained") if key in cfg.model}
