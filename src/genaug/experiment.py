@@ -27,7 +27,7 @@ from genaug.classifier import Classifier
 from genaug.console import hide_meant_warnings
 from genaug.data.base import Dataset, Sample
 from genaug.data.building import build_dataset
-from genaug.data.datamodule import DataModule, choose_splits, network_threads
+from genaug.data.datamodule import DataModule, choose_splits, cores, network_threads
 from genaug.data.images import check_masks
 from genaug.data.transforms import Crop
 from genaug.launch import WrongValue, input_checks
@@ -162,8 +162,24 @@ def explain(cfg: DictConfig) -> None:
     explain_runs(cfg)
 
 
+def check_data(cfg: DictConfig) -> None:
+    """Look at every file of a dataset.
+
+    Raises:
+        WrongValue: the counts are not the published ones, or a file cannot be used.
+    """
+    from genaug.data.checking import check, report
+
+    with input_checks():
+        dataset = build_dataset(cfg)
+        findings = check(dataset, workers=cores())
+    report(dataset, findings, Path(cfg.paths.output))
+    if problems := findings.problems():
+        raise WrongValue(f"{dataset.name} is not what it should be: {'; '.join(problems)}")
+
+
 #: Stages that are no part of an experiment.
-OTHER_WORK = {"train_generator": train_generator, "explain": explain}
+OTHER_WORK = {"train_generator": train_generator, "explain": explain, "check_data": check_data}
 
 
 def finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from typing import Any
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-STAGES = ("all", "synthesize", "train", "evaluate", "explain", "train_generator")
+STAGES = ("all", "synthesize", "train", "evaluate", "check_data", "explain", "train_generator")
 CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper"), "budget": ("steps", "epochs")}
 
 #: What does not change a result: where files go, what is shown, and which part of the run is done now.
@@ -61,7 +61,10 @@ OmegaConf.register_new_resolver(
 
 
 def run_folder(cfg: Any, dataset: str, method: str) -> str:
-    """Where the files of a job go, under ``paths.runs``: a run has a folder, and so has a comparison of runs."""
+    """Where the files of a job go, under ``paths.runs``: a run has a folder, and so have checks and comparisons."""
+    if cfg.stage == "check_data":
+        checked = OmegaConf.create({key: cfg[key] for key in ("dataset", "ood", *TOOLS) if cfg.get(key) is not None})
+        return f"checks/{dataset}/{config_hash(checked)}"
     if cfg.stage != "explain":
         return f"{dataset}/{method}/{config_hash(cfg)}"
     compared = OmegaConf.create({key: cfg[key] for key in ("runs", "explain", "explainer") if cfg.get(key) is not None})
