@@ -129,7 +129,8 @@ def run(cfg: DictConfig) -> float | None:
     made = synthesize(cfg, pieces, splits["train"], clock, runner)
     if cfg.stage == "synthesize":
         return None
-    data = build_data(cfg, pieces, splits, made)
+    with input_checks():
+        data = build_data(cfg, pieces, splits, made)
     trainer = build_trainer(cfg, data, cost)
     if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, network_threads(cfg.loader.num_workers) // trainer.world_size))
@@ -318,6 +319,7 @@ def build_data(
         num_workers=cfg.loader.num_workers,
         epoch_images=len(splits["train"]) if cfg.budget == "steps" else None,
         masks=pieces.mixer.needs_masks,
+        cache=Path(cfg.paths.cache, "decoded") if cfg.loader.cache else None,
     )
 
 

@@ -183,7 +183,7 @@ def test_the_view_and_the_transform_are_for_training_only(tmp_path):
 
     data = module(tmp_path, view=Inverted)
     data.transform = nn.Hardtanh(0, 250)
-    assert data.train_source.samples == data.splits["train"]
+    assert list(data.train_source.samples) == data.splits["train"]
     batch = next(iter(data.train_dataloader()))
     assert (batch["image"][:, 0, 0, 0] == (255 - batch["index"]).clamp(max=250)).all()
     for loader in (*data.val_dataloader(), *data.test_dataloader()):
@@ -205,7 +205,7 @@ class Tripled:
     """A view that adds two images to each real one."""
 
     def __init__(self, real):
-        self.real, self.samples, self.num_classes = real, real.samples * 3, real.num_classes
+        self.real, self.samples, self.num_classes = real, list(real.samples) * 3, real.num_classes
 
     def __len__(self):
         return 3 * len(self.real)

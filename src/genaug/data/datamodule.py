@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from genaug.data.base import Dataset, Sample
+from genaug.data.decoded import DecodedImages
 from genaug.data.images import ImageDataset, KeySampler, RealImages, Source
 from genaug.data.subsets import hold_out
 from genaug.data.transforms import Crop
@@ -71,9 +73,11 @@ class DataModule(pl.LightningDataModule):
         num_workers: Per process; ``None`` chooses for the machine.
         epoch_images: Images of an epoch, drawn anew in each; ``None`` goes through all that the view has.
         masks: Whether training batches hold the ground-truth masks of their images.
+        cache: Folder where decoded images are kept; ``None`` decodes each file every time.
 
     Raises:
-        ValueError: the batch size cannot be shared out evenly among the processes.
+        ValueError: the batch size cannot be shared out evenly among the processes, or the disk has no room
+            for ``cache``.
     """
 
     def __init__(
@@ -88,18 +92,22 @@ class DataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         epoch_images: int | None = None,
         masks: bool = False,
+        cache: Path | None = None,
     ) -> None:
         super().__init__()
         self.dataset, self.splits, self.crop = dataset, splits, crop
         self.transform, self.batch_size, self.seed, self.num_workers = transform, batch_size, seed, num_workers
         self.masks = masks
+        self.decoded = None if cache is None else DecodedImages(cache, crop.first(), dataset.channels)
+        if self.decoded is not None:
+            self.decoded.check_room([sample for samples in splits.values() for sample in samples])
         real = self._real("train")
         self.train_source: Source = view(real) if view else real
         self.epoch_images = min(epoch_images or len(self.train_source), len(self.train_source))
         self.test_names = test_names(splits)
 
     def _real(self, split: str) -> RealImages:
-        return RealImages(self.splits[split], len(self.dataset.classes), self.dataset.channels)
+        return RealImages(self.splits[split], len(self.dataset.classes), self.dataset.channels, self.decoded)
 
     def _loader(self, data: ImageDataset, seed: int | None, epoch: int = 0) -> DataLoader:
         world = self.trainer.world_size if self.trainer else 1

@@ -17,6 +17,8 @@ from torch.utils.data import Sampler
 from torchvision import tv_tensors
 
 from genaug.data.base import Sample
+from genaug.data.decoded import DecodedImages
+from genaug.data.packed import PackedSamples
 from genaug.data.reading import read_image, read_mask
 from genaug.seeding import derive, lent_generator
 
@@ -56,10 +58,21 @@ def one_hot(label: int | tuple[int, ...], num_classes: int) -> np.ndarray:
 
 
 class RealImages:
-    """The photographs as they are."""
+    """The photographs as they are.
 
-    def __init__(self, samples: Sequence[Sample], num_classes: int, channels: int = 3) -> None:
-        self.samples, self.num_classes, self.channels = samples, num_classes, channels
+    Args:
+        samples: Which.
+        num_classes: K.
+        channels: 3 for RGB, 1 for grey.
+        decoded: Where decoded images are kept; None decodes each file every time.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], num_classes: int, channels: int = 3, decoded: DecodedImages | None = None
+    ) -> None:
+        self.samples: Sequence[Sample] = PackedSamples(samples)
+        self.num_classes, self.channels = num_classes, channels
+        self.decoded = decoded
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -67,13 +80,15 @@ class RealImages:
     def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`Source.draw`; ``rng`` is not needed."""
         sample = self.samples[index]
-        return read_image(sample.path, self.channels), one_hot(sample.label, self.num_classes)
+        image = self.decoded.read(sample.path) if self.decoded else read_image(sample.path, self.channels)
+        return image, one_hot(sample.label, self.num_classes)
 
     def mask(self, index: int) -> np.ndarray:
         """See :meth:`MaskedSource.mask`."""
         sample = self.samples[index]
         assert sample.mask is not None
-        return read_mask(sample.mask, sample.mask_values)
+        mask = read_mask(sample.mask, sample.mask_values)
+        return self.decoded.mask(mask) if self.decoded else mask
 
 
 def check_masks(samples: Sequence[Sample], transform: nn.Module) -> None:

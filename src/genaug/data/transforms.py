@@ -31,6 +31,10 @@ class Crop(ABC):
 
     side: int
 
+    def first(self) -> nn.Module | None:
+        """What training and evaluation both do first, the same for every image; None where there is no such step."""
+        return None
+
     @abstractmethod
     def train(self) -> nn.Module:
         """The random crop (and flip) of training."""
@@ -46,15 +50,17 @@ class ResizeCrop(Crop):
     def __init__(self, size: int, ratio: float = 8 / 7, flip: float = 0.5) -> None:
         self.size, self.flip, self.side = size, flip, resize_side(size, ratio)
 
+    def first(self) -> nn.Module:
+        """See :meth:`Crop.first`."""
+        return v2.Resize(self.side, antialias=True)
+
     def train(self) -> nn.Module:
         """See :meth:`Crop.train`."""
-        return v2.Compose(
-            [v2.Resize(self.side, antialias=True), v2.RandomCrop(self.size), v2.RandomHorizontalFlip(self.flip)]
-        )
+        return v2.Compose([self.first(), v2.RandomCrop(self.size), v2.RandomHorizontalFlip(self.flip)])
 
     def eval(self) -> nn.Module:
         """See :meth:`Crop.eval`."""
-        return v2.Compose([v2.Resize(self.side, antialias=True), v2.CenterCrop(self.size)])
+        return v2.Compose([self.first(), v2.CenterCrop(self.size)])
 
 
 class RandomResizedCrop(Crop):
@@ -86,11 +92,15 @@ class SquashCrop(Crop):
         self.size, self.padding, self.padding_mode, self.flip = size, padding, padding_mode, flip
         self.side = resize_side(size, ratio) if ratio > 1 else size
 
+    def first(self) -> nn.Module:
+        """See :meth:`Crop.first`."""
+        return v2.Resize((self.side, self.side), antialias=True)
+
     def train(self) -> nn.Module:
         """See :meth:`Crop.train`."""
         return v2.Compose(
             [
-                v2.Resize((self.side, self.side), antialias=True),
+                self.first(),
                 v2.RandomCrop(self.size, padding=self.padding or None, padding_mode=self.padding_mode),
                 v2.RandomHorizontalFlip(self.flip),
             ]
@@ -98,7 +108,7 @@ class SquashCrop(Crop):
 
     def eval(self) -> nn.Module:
         """See :meth:`Crop.eval`."""
-        return v2.Compose([v2.Resize((self.side, self.side), antialias=True), v2.CenterCrop(self.size)])
+        return v2.Compose([self.first(), v2.CenterCrop(self.size)])
 
 
 def standard() -> nn.Module:

@@ -12,6 +12,7 @@ import numpy as np
 
 from genaug.data.base import Sample
 from genaug.data.images import RealImages
+from genaug.data.packed import PackedSamples
 from genaug.pictures import save_sheet
 from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.jobs import Job, Label
@@ -131,7 +132,7 @@ class Concatenated:
     def __init__(self, real: RealImages, synthetic: Sequence[Sample]) -> None:
         self.real, self.num_classes = real, real.num_classes
         self.synthetic = RealImages(synthetic, real.num_classes, real.channels)
-        self.samples = [*real.samples, *synthetic]
+        self.samples: Sequence[Sample] = PackedSamples([*real.samples, *synthetic])
 
     def __len__(self) -> int:
         return len(self.samples)

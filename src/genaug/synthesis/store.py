@@ -53,10 +53,12 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def _encode(value: bytes | np.ndarray) -> bytes:
-    """Bytes as they are; an array in numpy's own format."""
-    if isinstance(value, bytes):
-        return value
+def encode_array(value: np.ndarray) -> bytes:
+    """A uint8 array in numpy's own format.
+
+    Raises:
+        TypeError: the array is not uint8.
+    """
     if value.dtype != np.uint8:
         raise TypeError(f"a store keeps arrays of uint8, which array() can read back; got {value.dtype}")
     buffer = io.BytesIO()
@@ -175,7 +177,7 @@ class Store:
             TypeError: an array is not uint8.
         """
         for name, value in files.items():
-            write_atomically(self.path(key, name), _encode(value))
+            write_atomically(self.path(key, name), value if isinstance(value, bytes) else encode_array(value))
         self.record(key, record)
 
     def claim(self, key: str) -> Claim | None:
