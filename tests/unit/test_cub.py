@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_cli
 from PIL import Image
 
 from genaug.data.cub import CUB
@@ -58,6 +60,28 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+def trained(dataset: str, root: Path, cwd: Path, *overrides: str) -> dict:
+    """``results.json`` of one training step, as the command line makes it in ``cwd``."""
+    done = run_cli(
+        f"dataset={dataset}",
+        f"dataset.root={root}",
+        "dataset.image_size=32",
+        "model=tiny",
+        "model.width=8",
+        "recipe=demo",
+        "recipe.batch_size=4",
+        "trainer=cpu",
+        "loader.num_workers=0",
+        "trainer.max_steps=1",
+        "logger=none",
+        *overrides,
+        cwd=cwd,
+    )
+    assert done.rc == 0, done.stderr
+    [file] = cwd.glob(f"runs/{dataset}/vanilla/*/results.json")
+    return json.loads(file.read_text())
 
 
 def test_ids_with_gaps_become_labels_without(root: Path) -> None:
@@ -179,6 +203,78 @@ def test_a_class_needs_training_images(root: Path) -> None:
         CUB(root).splits()
 
 
+def test_folder_numbers_stay_known(root: Path) -> None:
+    assert CUB(root).class_ids == (7, 12, 140)
+    assert CUB(root, classes=2).class_ids == (7, 12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "published"),
+    [
+        ({}, {"train": 5994, "test": 5794, "classes": 200}),
+        ({"split": "alia"}, {"train": 4994, "val": 1000, "test": 5794, "classes": 200}),
+        ({"shots": 1}, {}),
+        ({"classes": 2, "split": "alia"}, {}),
+    ],
+)
+def test_published_counts_are_those_of_the_whole(root: Path, arguments: dict, published: dict) -> None:
+    assert CUB(root, **arguments).published == published
+
+
+def write_flock(folder: Path) -> Path:
+    """Two classes of eight training images and one of test; the order of images.txt is not that of the names."""
+    tables: dict[str, list[str]] = {
+        "images": [],
+        "image_class_labels": [],
+        "train_test_split": [],
+        "bounding_boxes": [],
+    }
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        for class_id in (7, 12):
+            image, file = 100 - 10 * number + class_id % 2, f"{CLASSES[class_id]}/{(5 * number) % 9}.jpg"
+            (folder / "images" / CLASSES[class_id]).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)).save(folder / "images" / file)
+            tables["images"].append(f"{image} {file}")
+            tables["image_class_labels"].append(f"{image} {class_id}")
+            tables["train_test_split"].append(f"{image} {int(number != 3)}")
+            tables["bounding_boxes"].append(f"{image} 1 2 9 8")
+    for name, lines in tables.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    (folder / "classes.txt").write_text("\n".join(f"{class_id} {CLASSES[class_id]}" for class_id in (7, 12)))
+    return folder
+
+
+def test_alias_split_holds_back_the_last_five_of_each_class_as_listed(tmp_path: Path) -> None:
+    cub = CUB(write_flock(tmp_path), split="alia")
+    splits = cub.splits()
+    # The names' order in the list, less the fourth (6), which is of test: 0 5 1 | 2 7 3 8 4.
+    wanted = {"train": "015", "val": "23478", "test": "6"}
+    ids = {
+        name: [f"images/{CLASSES[class_id]}/{number}.jpg" for class_id in (7, 12) for number in numbers]
+        for name, numbers in wanted.items()
+    }
+    assert {name: [sample.id for sample in split] for name, split in splits.items()} == ids
+    assert cub.name == "cub_alia"
+    assert [sample.label for sample in splits["val"]] == [0] * 5 + [1] * 5
+    assert CUB(tmp_path).splits()["train"] == sorted([*splits["train"], *splits["val"]], key=lambda sample: sample.id)
+
+
+def test_alias_split_needs_more_than_five(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds back 5 .* Parakeet Auklet has 2 in .*train_test_split\.txt"):
+        CUB(root, split="alia").splits()
+    with pytest.raises(ValueError, match="split='half' is not known: choose one of official, alia"):
+        CUB(root, split="half")
+
+
+@pytest.mark.cli
+def test_a_run_chooses_on_what_alia_holds_back(tmp_path: Path) -> None:
+    results = trained("cub_alia", write_flock(tmp_path / "CUB_200_2011"), tmp_path)
+    assert results["images"] == {"train": 6, "val": 10, "test": 2}
+    assert (results["dataset"], results["classes"], results["scores"]["test"]["n"]) == ("cub_alia", 2, 2)
+    assert results["selection"]["score"] is not None
+
+
 @pytest.fixture(scope="module")
 def cub40() -> Path:
     if not (DATA / "cub40").is_dir():
@@ -198,6 +294,20 @@ def test_real_subset(cub40: Path) -> None:
             x, y, width, height = sample.box
             assert 0 <= x < x + width <= image.width + 1
             assert 0 <= y < y + height <= image.height + 1
+
+
+def test_real_split_of_alia(cub40: Path) -> None:
+    splits = CUB(cub40, split="alia").splits()
+    files, flags = ((cub40 / f"{name}.txt").read_text().splitlines() for name in ("images", "train_test_split"))
+    training: dict[str, list[str]] = {}
+    for file, flag in zip(files, flags, strict=True):
+        assert file.split()[0] == flag.split()[0]
+        if flag.endswith("1"):
+            path = file.split()[1]
+            training.setdefault(path.split("/")[0], []).append(f"images/{path}")
+    assert {s.id for s in splits["val"]} == {name for names in training.values() for name in names[-5:]}
+    assert {s.id for s in splits["train"]} == {name for names in training.values() for name in names[:-5]}
+    assert (len(splits["train"]), len(splits["val"]), len(splits["test"])) == (1000, 200, 1090)
 
 
 def test_real_few_shots(cub40: Path) -> None:

@@ -8,17 +8,21 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from genaug.data.base import Box, Dataset, Sample
+from genaug.data.layout import inner_folder, lines_of
 from genaug.data.subsets import few_shot
 
 Value = TypeVar("Value")
 
 _REMEDY = """\
-{missing} is missing. root must be the folder CUB_200_2011, or the folder around it, laid out like this:
+CUB's folder is CUB_200_2011, or the one around it, laid out like this:
   images.txt  image_class_labels.txt  train_test_split.txt  classes.txt  bounding_boxes.txt
   images/001.Black_footed_Albatross/*.jpg ...
   segmentations/001.Black_footed_Albatross/*.png ...  (optional)
 It is what CUB_200_2011.tgz unpacks to, from the "Caltech-UCSD Birds-200-2011" page of CaltechDATA; the masks are
 segmentations.tgz on that page."""
+
+SPLITS = ("official", "alia")
+_HELD_BY_ALIA = 5
 
 
 class CUB(Dataset):
@@ -26,19 +30,23 @@ class CUB(Dataset):
 
     Subsets work as well: image ids and class ids may have gaps, and labels count the classes that are there.
 
+    ``split="alia"`` trains on what ALIA (Dunlap et al., 2023) trains on: all but the last five training images of each
+    class in the order of images.txt. ALIA keeps those five as real images that generated ones are compared with, and
+    chooses its checkpoints on ``test``; here they are ``val``, so that the test images choose nothing.
+
     Args:
         root: The folder ``CUB_200_2011`` or the one around it.
         image_size: Side in pixels that a network is trained on.
         shots: Training images per class, drawn at random; ``None`` takes all. The test split stays whole.
         shots_seed: Seed of that draw.
         classes: Keep the first so many classes, in the official order; ``None`` keeps all.
+        split: ``official`` (train, test) or ``alia`` (4,994 train, 1,000 val, 5,794 test).
 
     Raises:
         ValueError: an argument is out of range.
         FileNotFoundError: there is no folder ``root``.
     """
 
-    name = "cub"
     superclass = "bird"
 
     def __init__(
@@ -48,23 +56,40 @@ class CUB(Dataset):
         shots: int | None = None,
         shots_seed: int = 0,
         classes: int | None = None,
+        split: str = "official",
     ) -> None:
         for argument, value, least in (("image_size", image_size, 1), ("shots", shots, 1), ("classes", classes, 2)):
             if value is not None and value < least:
                 raise ValueError(f"{argument}={value} is not possible: take {least} or more.")
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r} is not known: choose one of {', '.join(SPLITS)}.")
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
-            raise FileNotFoundError(_REMEDY.format(missing=self.root))
+            raise FileNotFoundError(f"{self.root} is missing. {_REMEDY}")
         self.image_size, self.shots, self.shots_seed = image_size, shots, shots_seed
         self._first_classes = classes
+        self.split, self.name = split, "cub" if split == "official" else f"cub_{split}"
 
     @property
     def classes(self) -> Sequence[str]:
         """Names as they are read aloud ("Black footed Albatross"), in the official order."""
         return tuple(self._class_names.values())
 
+    @property
+    def class_ids(self) -> Sequence[int]:
+        """The official number of each class, which folder names begin with: 1 to 200, less what a subset lacks."""
+        return tuple(self._class_names)
+
+    @property
+    def published(self) -> Mapping[str, int]:
+        """See :attr:`Dataset.published`."""
+        if self.shots is not None or self._first_classes is not None:
+            return {}
+        held = {"official": {"train": 5994}, "alia": {"train": 4994, "val": 1000}}[self.split]
+        return {**held, "test": 5794, "classes": 200}
+
     def splits(self) -> Mapping[str, Sequence[Sample]]:
-        """``train`` and ``test``, each sample with its box, and its mask where the file is there.
+        """``train``, ``test`` and with ALIA's split ``val``; samples have their box, and their mask where it is there.
 
         Raises:
             FileNotFoundError: an index file or an image that it lists is missing.
@@ -74,8 +99,7 @@ class CUB(Dataset):
 
     @cached_property
     def _folder(self) -> Path:
-        inner = self.root / "CUB_200_2011"
-        return inner if inner.is_dir() and not (self.root / "images.txt").is_file() else self.root
+        return inner_folder(self.root, "CUB_200_2011", "images.txt")
 
     @cached_property
     def _files(self) -> dict[int, str]:
@@ -106,6 +130,8 @@ class CUB(Dataset):
             if label is not None:
                 splits["train" if is_train[image] else "test"].append(self._sample(file, label, boxes[image]))
         self._check(splits)
+        if self.split == "alia":
+            splits["train"], splits["val"] = self._hold_back(splits["train"])
         if self.shots is not None:
             splits["train"] = few_shot(splits["train"], self.shots, self.shots_seed)
         return splits
@@ -115,11 +141,25 @@ class CUB(Dataset):
         found = mask if mask.is_file() else None
         return Sample(f"images/{file}", self._folder / "images" / file, label, mask=found, box=box)
 
+    def _hold_back(self, train: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+        """ALIA's training images, and the last of each class in the order of images.txt."""
+        place = {f"images/{file}": number for number, file in enumerate(self._files.values())}
+        held = set()
+        for label, name in enumerate(self.classes):
+            ids = sorted((sample.id for sample in train if sample.label == label), key=place.__getitem__)
+            if len(ids) <= _HELD_BY_ALIA:
+                raise ValueError(
+                    f"split=alia holds back {_HELD_BY_ALIA} training images of each class, but {name} has {len(ids)} "
+                    f"in {self._folder / 'train_test_split.txt'}: take split=official."
+                )
+            held.update(ids[-_HELD_BY_ALIA:])
+        return [sample for sample in train if sample.id not in held], [sample for sample in train if sample.id in held]
+
     def _check(self, splits: Mapping[str, Sequence[Sample]]) -> None:
         """Refuse an unpacking that stopped half-way, and classes that cannot be learned."""
         missing = [sample.path for split in splits.values() for sample in split if not sample.path.is_file()]
         if missing:
-            raise FileNotFoundError(_REMEDY.format(missing=f"{missing[0]} (one of {len(missing)} images listed)"))
+            raise FileNotFoundError(f"{missing[0]} (one of {len(missing)} images listed) is missing. {_REMEDY}")
         unlearned = set(range(len(self._class_names))) - {sample.label for sample in splits["train"]}
         if unlearned:
             names = ", ".join(self.classes[label] for label in sorted(unlearned))
@@ -128,16 +168,13 @@ class CUB(Dataset):
     def _table(self, name: str, parse: Callable[[str], Value], needed: Iterable[int] = ()) -> dict[int, Value]:
         """Read an index file of lines ``<id> <value>``, in which the ids ``needed`` must occur."""
         path = self._folder / name
-        if not path.is_file():
-            raise FileNotFoundError(_REMEDY.format(missing=path))
         table = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip():
-                try:
-                    key, value = line.split(maxsplit=1)
-                    table[int(key)] = parse(value.strip())
-                except ValueError as error:
-                    raise ValueError(f"{path}, line {number}: cannot be read as '<id> <value>': {line!r}.") from error
+        for where, line in lines_of(path, _REMEDY):
+            try:
+                key, value = line.split(maxsplit=1)
+                table[int(key)] = parse(value)
+            except ValueError as error:
+                raise ValueError(f"{where}: cannot be read as '<id> <value>': {line!r}.") from error
         absent = [key for key in needed if key not in table]
         if absent:
             raise ValueError(f"{path} lacks {len(absent)} ids that the other index files name, such as {absent[0]}.")
