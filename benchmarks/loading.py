@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import queue
 import statistics
 import tempfile
 import time
@@ -51,7 +52,14 @@ def torchvision_loader(root: str, crop: str, workers: int, tensors: bool) -> Dat
     """What a user writes without this project."""
     steps = [CROPS[crop].train()]
     transform = v2.Compose([v2.PILToTensor(), *steps] if tensors else [*steps, v2.PILToTensor()])
-    return DataLoader(ImageFolder(root, transform), BATCH, shuffle=True, num_workers=workers, drop_last=True)
+    return DataLoader(
+        ImageFolder(root, transform),
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=True,
+    )
 
 
 def genaug_loader(root: str, crop: str, workers: int, cache: Path | None) -> DataLoader:
@@ -90,7 +98,13 @@ def in_process(task: Callable[..., None], *arguments: Any) -> Any:
     result = context.Queue()
     process = context.Process(target=task, args=(*arguments, result))
     process.start()
-    value = result.get()
+    while True:
+        try:
+            value = result.get(timeout=1)
+            break
+        except queue.Empty:
+            if process.exitcode is not None:
+                raise RuntimeError(f"a measuring process ended with {process.exitcode}") from None
     process.join()
     return value
 

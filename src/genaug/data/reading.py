@@ -6,13 +6,13 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from genaug.data.base import Sample
+from genaug.threads import in_threads
 
 log = logging.getLogger(__name__)
 
@@ -147,12 +147,8 @@ def check_images(samples: Sequence[Sample], on_bad_image: str = "raise") -> list
 
 def _problems(samples: Sequence[Sample]) -> list[str | None]:
     """What is wrong with each sample's files; threads serve because Pillow decodes without the interpreter lock."""
-    from rich.console import Console
-    from rich.progress import track
-
-    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.imap(_problem, samples, chunksize=8)
-        return list(track(found, "Checking images", total=len(samples), console=Console(stderr=True)))
+    done = in_threads(_problem, samples, min(8, os.cpu_count() or 1), "checking images")
+    return [one.result() for one in done]
 
 
 def _problem(sample: Sample) -> str | None:
