@@ -22,7 +22,12 @@ from genaug.segmentation.annotated import Annotated
 from genaug.synthesis.images import Concatenation
 
 BIRDS = SimpleNamespace(
-    name="blobs", superclass="blob", channels=3, classes=("azure jay", "green finch"), image_size=24
+    name="blobs",
+    superclass="blob",
+    superclasses=("blob", "blob"),
+    channels=3,
+    classes=("azure jay", "green finch"),
+    image_size=24,
 )
 
 
@@ -159,7 +164,7 @@ def test_the_plan_names_what_is_made(samples, gallery, tmp_path):
 
 def test_captions_and_manifest_lead_back_to_their_origin(samples, gallery, tmp_path):
     made = make(aga(gallery), samples, tmp_path)
-    captions = make_captions(Template(), 20, 0, BIRDS.classes, BIRDS.superclass, tmp_path / "stores" / "captions")
+    captions = make_captions(Template(), 20, 0, BIRDS.classes, BIRDS.superclasses, tmp_path / "stores" / "captions")
     lines = [json.loads(line) for line in (made.store.root / "metadata.jsonl").open()]
     assert {line["prompt"] for line in lines} <= {caption.text for caption in captions}
     assert [line["sources"] for line in lines] == [[sample.id] for sample in samples[:5]]

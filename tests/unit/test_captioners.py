@@ -228,7 +228,7 @@ def test_smollm2_writes_captions_of_backgrounds():
         pytest.skip(str(error))
     assert captioner.fingerprint != smollm2.SmolLM2(max_new_tokens=39).fingerprint
     captioner.load("cpu")
-    forbidden = forbidden_words(["Snowy-winged Jay"], "bird")
+    forbidden = forbidden_words(["Snowy-winged Jay"], ["bird"])
     answers = captioner.write(REQUESTS, forbidden)
     assert captioner.write(REQUESTS[2:3], forbidden) == answers[2:3]
     captions = [clean(answer) for answer in answers]

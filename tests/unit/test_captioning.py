@@ -94,7 +94,7 @@ def test_every_caption_and_every_attempt_has_its_own_seed():
 
 def test_the_question_has_all_three_parts_and_the_words_to_avoid():
     request = Request(0, "Describe", 0, "a calm lake", "at dusk", seed=0)
-    prompt = llm_prompt(request, forbidden_words(["Blue Jay", "Grey Jay", "Mallard"], "bird"))
+    prompt = llm_prompt(request, forbidden_words(["Blue Jay", "Grey Jay", "Mallard"], ["bird"]))
     assert prompt.startswith("Describe a calm lake at dusk.")
     assert prompt.endswith("Do not use any of these words: bird, jay, mallard.")
     assert "avoid" not in llm_prompt(request, [])
@@ -128,15 +128,18 @@ def test_plurals(noun, expected):
 
 
 def test_the_words_are_the_superclass_the_nouns_and_the_names():
-    assert forbidden_words(CLASSES, "bird") == [
+    assert forbidden_words(CLASSES, ["bird"]) == [
         "*bird*", "jay", "sparrow", "goose", "catcher",
         "snowy-winged jay", "house sparrow", "ruddy goose", "fly catcher",
     ]  # fmt: skip
-    assert forbidden_words(["bird of paradise", "BMW X5 SUV 2007", "tabby, tabby cat"], "car") == [
+    assert forbidden_words(["bird of paradise", "BMW X5 SUV 2007", "tabby, tabby cat"], ["car"]) == [
         "car", "bird", "suv", "tabby", "cat", "bird of paradise", "bmw x5 suv 2007", "tabby cat",
     ]  # fmt: skip
-    assert forbidden_words(["747", "Bird"], "bird") == ["*bird*", "747"]
-    assert forbidden_words([], None) == []
+    assert forbidden_words(["747", "Bird"], ["bird"]) == ["*bird*", "747"]
+    assert forbidden_words([], []) == []
+    assert forbidden_words(["Sea Snake", "Tick"], ["snake", "bird", "snake", "ass"]) == [
+        "*snake*", "*bird*", "ass", "tick", "sea snake",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -158,7 +161,7 @@ def test_the_words_are_the_superclass_the_nouns_and_the_names():
     ],
 )
 def test_whole_words_are_found_in_singular_and_plural(text, found):
-    match = forbidden_pattern(tuple(forbidden_words(CLASSES, "bird"))).search(text)
+    match = forbidden_pattern(tuple(forbidden_words(CLASSES, ["bird"]))).search(text)
     assert (match and match.group()) == found
 
 
@@ -265,7 +268,7 @@ def unreliable(request):
 
 
 def bank(captioner, folder, n, **options):
-    return make_captions(captioner, n, 0, ["Blue Jay"], "bird", folder, **options)
+    return make_captions(captioner, n, 0, ["Blue Jay"], ["bird"], folder, **options)
 
 
 def test_captions_are_cleaned_and_traceable(tmp_path):
@@ -336,9 +339,9 @@ def test_a_bank_is_made_once(tmp_path):
     assert later.asked == [(5, 0), (6, 0), (7, 0)]
 
 
-@pytest.mark.parametrize("changed", [{"seed": 1}, {"classes": ["Finch"]}, {"superclass": "cat"}, {"retries": 1}])
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"classes": ["Finch"]}, {"superclasses": ["cat"]}, {"retries": 1}])
 def test_another_bank_shares_nothing(tmp_path, changed):
-    arguments = {"seed": 0, "classes": ["Blue Jay"], "superclass": "bird", "folder": tmp_path, "retries": 3}
+    arguments = {"seed": 0, "classes": ["Blue Jay"], "superclasses": ["bird"], "folder": tmp_path, "retries": 3}
     make_captions(Scripted(plain), 2, **arguments)
     other = Scripted(plain)
     make_captions(other, 2, **{**arguments, **changed})
@@ -399,7 +402,7 @@ def test_where_every_answer_is_the_same_no_second_attempt_is_made(tmp_path):
 
 
 def test_no_caption_has_the_name_of_a_class(tmp_path):
-    captions = make_captions(Template(), 702, 0, ["beach", "lake"], None, tmp_path)
+    captions = make_captions(Template(), 702, 0, ["beach", "lake"], [], tmp_path)
     assert not any("beach" in caption.text or "lake" in caption.text for caption in captions)
     assert captions.report()["combinations"] == 3 * 16 * 13
 
@@ -407,11 +410,11 @@ def test_no_caption_has_the_name_of_a_class(tmp_path):
 def test_a_plan_knows_what_is_written(tmp_path):
     captioner = Scripted(plain)
     made = bank(captioner, tmp_path, 2)
-    planned = planned_captions(captioner, 3, 0, ["Blue Jay"], "bird", tmp_path)
+    planned = planned_captions(captioner, 3, 0, ["Blue Jay"], ["bird"], tmp_path)
     third = combinations(read_sets(), 3, 0)[2]
     assert planned == [(made[0].text, True), (made[1].text, True), (f"({third.spatial} {third.temporal})", False)]
     assert len(captioner.asked) == 2
-    template = planned_captions(Template(), 705, 0, ["Blue Jay"], "bird", tmp_path / "none")
+    template = planned_captions(Template(), 705, 0, ["Blue Jay"], ["bird"], tmp_path / "none")
     assert template == [(caption.text, True) for caption in bank(Template(), tmp_path, 705)]
     assert not (tmp_path / "none").exists()
 
@@ -420,6 +423,6 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(ValueError, match="retries must be at least 0"):
         bank(Template(), tmp_path, 1, retries=-1)
     with pytest.raises(ValueError, match="a wide view of .* cannot be used .* forbidden: view"):
-        make_captions(Template(), 1, 0, ["view"], None, tmp_path)
+        make_captions(Template(), 1, 0, ["view"], [], tmp_path)
     assert not list(tmp_path.iterdir())
     assert list(bank(Template(), tmp_path, 0)) == []

@@ -22,7 +22,7 @@ from genaug.segmentation.annotated import Annotated
 from genaug.synthesis.store import Store
 
 ROOT = Path(__file__).parents[2]
-BIRDS = SimpleNamespace(superclass="bird", channels=3, classes=("a", "b", "c", "d"))
+BIRDS = SimpleNamespace(superclass="bird", superclasses=("bird",) * 4, channels=3, classes=("a", "b", "c", "d"))
 RUNNER = runner_in(Path("stores"))
 
 # --- decoupling: green objects on scenes without any green ---------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -404,7 +405,8 @@ def test_it_runs_from_words_to_masks_and_in_batches_as_one_by_one(models, pictur
     samples = [Sample(f"{i}.png", folder / f"{i}.png", 0) for i in range(3)]
     for sample, image in zip(samples, pictures, strict=True):
         Image.fromarray(image).save(sample.path)
-    masks = make_masks(samples, segmenter, "bird", folder, workers=2, classes=["gull"], device="cpu")
+    gulls = SimpleNamespace(superclass="bird", superclasses=("bird",), classes=("gull",))
+    masks = make_masks(samples, segmenter, gulls, folder, workers=2, device="cpu")
     for sample, one in zip(samples, together, strict=True):
         assert (masks[sample.id] != one.mask).mean() < 0.002
     assert masks.report()["notes"] == {"superclass": 3}

@@ -2,10 +2,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from genaug.data.base import Sample
-from genaug.data.layout import by_id, check_there, inner_folder, lines_of, needed, number_in, rows_of
+from genaug.data.layout import (
+    by_id,
+    check_there,
+    inner_folder,
+    lines_of,
+    matlab_array,
+    needed,
+    number_in,
+    rows_of,
+    structs_of,
+)
 
 
 def test_the_folder_or_the_one_around_it(tmp_path):
@@ -40,6 +52,34 @@ def test_rows_that_lack_something(tmp_path, text, words):
         list(rows_of(file, ("name", "y"), "Get it again."))
     assert str(file) in str(caught.value)
     assert "Get it again." in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_structs_of_matlab_know_where_they_stand(tmp_path, count):
+    file = tmp_path / "a.mat"
+    array = np.array([(n, f"{n}.jpg", 0) for n in range(count)], [("id", "O"), ("fname", "O"), ("more", "O")])
+    savemat(file, {"annotations": array[None], "names": np.array(["a/b", "c"][:count], object)[None]})
+    assert list(structs_of(file, "annotations", ("fname", "id"), "")) == [
+        (f"{file}, annotations({n + 1})", {"fname": f"{n}.jpg", "id": n}) for n in range(count)
+    ]
+    assert matlab_array(file, "names", "").tolist() == ["a/b", "c"][:count]
+    for look, words in (
+        (
+            lambda: matlab_array(file, "labels", "Get it again."),
+            r"no variable 'labels'; it has \['annotations', 'names'\]",
+        ),
+        (lambda: list(structs_of(file, "annotations", ("id", "class"), "Get it again.")), "has no field class; it has"),
+        (lambda: list(structs_of(file, "names", ("id",), "Get it again.")), r"has no field id; it has \[\]"),
+    ):
+        with pytest.raises(ValueError, match=rf"a\.mat.* {words}.* Get it again\."):
+            look()
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"<!DOCTYPE html><html>" * 40, b"version https://git-lfs" * 9])
+def test_what_is_no_file_of_matlab(tmp_path, content):
+    (tmp_path / "a.mat").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.mat cannot be read as a MATLAB file: .* Get it again\."):
+        matlab_array(tmp_path / "a.mat", "x", "Get it again.")
 
 
 def test_what_is_missing_is_named_with_the_remedy(tmp_path):

@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,6 +94,17 @@ def test_iou_and_coverage_by_hand():
 # --- making and keeping ----------------------------------------------------------------------------------------------
 
 
+def showing(*superclasses, classes=("tern", "gull")):
+    """What masks need to know of a dataset; with one superclass for all classes or one for each."""
+    each = superclasses * len(classes) if len(superclasses) == 1 else superclasses
+    return SimpleNamespace(
+        superclass=superclasses[0] if len(superclasses) == 1 else "object", superclasses=each, classes=classes
+    )
+
+
+BIRDS, PLANES = showing("bird"), showing("plane")
+
+
 class Red(Segmenter):
     """The red pixels; remembers which samples it was asked for."""
 
@@ -129,7 +141,7 @@ def samples(tmp_path):
 
 
 def test_masks_come_back_as_found(samples, tmp_path):
-    masks = make_masks(samples, Red(), "bird", tmp_path / "store", workers=2)
+    masks = make_masks(samples, Red(), BIRDS, tmp_path / "store", workers=2)
     assert list(masks) == [sample.id for sample in samples]
     for n, sample in enumerate(samples):
         assert masks[sample.id].dtype == bool
@@ -146,27 +158,27 @@ def test_files_have_one_bit_a_pixel():
 
 def test_only_what_is_missing_is_made_again(samples, tmp_path):
     segmenter = Red()
-    before = make_masks(samples, segmenter, "bird", tmp_path / "store", workers=1)
+    before = make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=1)
     (records,) = (tmp_path / "store" / segmenter.fingerprint / "records").glob("*.jsonl")
     lines = records.read_text().splitlines()
     lost = json.loads(lines.pop(3))["id"]
     records.write_text("\n".join(lines) + "\n")
     segmenter.asked.clear()
-    after = make_masks(samples, segmenter, "bird", tmp_path / "store", workers=1)
+    after = make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=1)
     assert segmenter.asked == [lost]
     assert all((after[name] == before[name]).all() for name in before)
 
 
 def test_prompt_box_and_contents_make_a_new_mask(samples, tmp_path):
     segmenter = Red()
-    make_masks(samples, segmenter, "bird", tmp_path / "store", workers=1)
+    make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=1)
     segmenter.asked.clear()
     boxed = [replace(samples[0], box=(0.0, 0.0, 5.0, 5.0)), *samples[1:]]
     samples[4].path.write_bytes(planted(tmp_path, 77, rectangle((12, 17), 0, 0, 1, 1)).path.read_bytes())
-    make_masks(boxed, segmenter, "bird", tmp_path / "store", workers=1)
+    make_masks(boxed, segmenter, BIRDS, tmp_path / "store", workers=1)
     assert segmenter.asked == ["a/0.png", "a/4.png"]
     segmenter.asked.clear()
-    make_masks(boxed, segmenter, "plane", tmp_path / "store", workers=1)
+    make_masks(boxed, segmenter, PLANES, tmp_path / "store", workers=1)
     assert len(segmenter.asked) == 6
 
 
@@ -175,20 +187,20 @@ def stored_masks(root):
 
 
 def test_the_number_of_workers_changes_nothing(samples, tmp_path):
-    one = make_masks(samples, Red(), "bird", tmp_path / "one", workers=1)
-    two = make_masks(samples, Red(wait=0.005), "bird", tmp_path / "two", workers=2)
+    one = make_masks(samples, Red(), BIRDS, tmp_path / "one", workers=1)
+    two = make_masks(samples, Red(wait=0.005), BIRDS, tmp_path / "two", workers=2)
     assert len(stored_masks(tmp_path / "one")) == 6
     assert stored_masks(tmp_path / "one") == stored_masks(tmp_path / "two")
     assert {**one.report(), "seconds": 0} == {**two.report(), "seconds": 0}
     with pytest.raises(ValueError, match="workers"):
-        make_masks(samples, Red(), "bird", tmp_path / "none", workers=0)
+        make_masks(samples, Red(), BIRDS, tmp_path / "none", workers=0)
 
 
 def test_many_threads_lose_no_record(tmp_path):
     samples = [planted(tmp_path, n, rectangle((4, 4), 0, 0, 2, 2)) for n in range(200)]
-    make_masks(samples, Red(), "bird", tmp_path / "store", workers=16)
+    make_masks(samples, Red(), BIRDS, tmp_path / "store", workers=16)
     segmenter = Red()
-    make_masks(samples, segmenter, "bird", tmp_path / "store", workers=1)
+    make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=1)
     assert segmenter.asked == []
 
 
@@ -197,10 +209,10 @@ class Batched(Red):
 
     batch_size = 4
     serial = True
-    reads_class = True
 
-    def __init__(self, wait=0.0, chokes_on=()):
+    def __init__(self, wait=0.0, chokes_on=(), reads_class=True):
         super().__init__(wait)
+        self.reads_class = reads_class
         self.chokes_on, self.batches, self.words, self.loads, self.inside = chokes_on, [], [], [], 0
 
     def load(self, device):
@@ -223,9 +235,9 @@ class Batched(Red):
 
 
 def test_batches_and_threads_change_nothing(samples, tmp_path):
-    alone = make_masks(samples, Red(), "bird", tmp_path / "one", workers=1)
-    segmenter = Batched()
-    together = make_masks(samples, segmenter, "bird", tmp_path / "two", workers=3, device="cuda:7")
+    alone = make_masks(samples, Red(), BIRDS, tmp_path / "one", workers=1)
+    segmenter = Batched(reads_class=False)  # or it would look for masks of other words than the first
+    together = make_masks(samples, segmenter, BIRDS, tmp_path / "two", workers=3, device="cuda:7")
     assert sorted(map(len, segmenter.batches)) == [2, 4]
     assert {frozenset(batch) for batch in segmenter.batches} == {
         frozenset(f"a/{n}.png" for n in range(4)),
@@ -234,14 +246,14 @@ def test_batches_and_threads_change_nothing(samples, tmp_path):
     assert segmenter.loads == ["cuda:7", "unloaded"]
     assert stored_masks(tmp_path / "one") == stored_masks(tmp_path / "two")
     assert {**alone.report(), "seconds": 0} == {**together.report(), "seconds": 0}
-    again = Batched()
-    make_masks(samples, again, "bird", tmp_path / "two", workers=3)
+    again = Batched(reads_class=False)
+    make_masks(samples, again, BIRDS, tmp_path / "two", workers=3)
     assert (again.batches, again.loads) == ([], [])
 
 
 def test_one_call_ends_before_the_next_begins(tmp_path):
     samples = [planted(tmp_path, n, rectangle((4, 4), 0, 0, 2, 2)) for n in range(40)]
-    make_masks(samples, segmenter := Batched(), "bird", tmp_path / "store", workers=8)
+    make_masks(samples, segmenter := Batched(), BIRDS, tmp_path / "store", workers=8)
     assert len(segmenter.batches) == 10
 
 
@@ -249,7 +261,7 @@ def test_an_image_that_fails_in_a_batch_costs_no_other(samples, tmp_path, caplog
     segmenter = Batched(chokes_on={"a/1.png"})
     samples[2].path.write_bytes(b"no image")
     with pytest.raises(RuntimeError, match=r"2 of 6 images .*\n.*1\.png: MemoryError: too large\n.*2\.png: ImageError"):
-        make_masks(samples, segmenter, "bird", tmp_path / "store", workers=1)
+        make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=1)
     assert segmenter.batches == [
         ["a/0.png", "a/1.png", "a/3.png"],
         ["a/0.png"],
@@ -261,28 +273,52 @@ def test_an_image_that_fails_in_a_batch_costs_no_other(samples, tmp_path, caplog
     assert segmenter.loads == ["cpu", "unloaded"]
     again = Batched()
     with pytest.raises(RuntimeError, match="1 of 6"):
-        make_masks(samples, again, "bird", tmp_path / "store", workers=1)
+        make_masks(samples, again, BIRDS, tmp_path / "store", workers=1)
     assert again.batches == [["a/1.png"]]
 
 
 def test_class_names_reach_those_that_read_them_and_count_for_them_alone(samples, tmp_path):
     mixed = [replace(sample, label=label) for sample, label in zip(samples, (0, 1, (0,), (0, 1), 1, 0), strict=True)]
-    segmenter, gulls = Batched(), ["tern", "gull"]
-    make_masks(mixed, segmenter, "bird", tmp_path / "store", workers=1, classes=gulls)
+    segmenter = Batched()
+    make_masks(mixed, segmenter, BIRDS, tmp_path / "store", workers=1)
     assert segmenter.words == [Words("bird", name) for name in ("tern", "gull", "tern", "", "gull", "tern")]
     again = Batched()
-    make_masks(mixed, again, "bird", tmp_path / "store", workers=1, classes=["tern", "goose"])
+    make_masks(mixed, again, showing("bird", classes=("tern", "goose")), tmp_path / "store", workers=1)
     assert [name for batch in again.batches for name in batch] == ["a/1.png", "a/4.png"]
     blind = Red()
-    keys = [make_masks(mixed, blind, "bird", tmp_path / "store", 1, classes=names) for names in ((), gulls)]
+    keys = [
+        make_masks(mixed, blind, showing("bird", classes=names), tmp_path / "store", 1)
+        for names in (("auk", "owl"), BIRDS.classes)
+    ]
     assert len(blind.asked) == 6
     assert [keys[0].key(name) for name in keys[0]] == [keys[1].key(name) for name in keys[1]]
     assert keys[0].key("a/0.png") == mask_key(mixed[0], "bird")
 
 
+def test_each_sample_is_asked_for_the_superclass_of_its_class(samples, tmp_path):
+    mixed = [
+        replace(sample, label=label) for sample, label in zip(samples, (0, 1, 2, (1,), (0, 1), (1, 2)), strict=True)
+    ]
+    zoo, segmenter = showing("bird", "snake", "snake", classes=("tern", "adder", "boa")), Batched()
+    masks = make_masks(mixed, segmenter, zoo, tmp_path / "store", workers=1)
+    assert segmenter.words == [
+        Words("bird", "tern"),
+        Words("snake", "adder"),
+        Words("snake", "boa"),
+        Words("snake", "adder"),
+        Words("object"),  # a bird and a snake
+        Words("snake"),  # an adder and a boa
+    ]
+    assert masks.key("a/1.png") == mask_key(mixed[1], "snake", "adder")
+    # A store of birds alone is found again by the birds of a zoo.
+    make_masks(mixed[:1], again := Red(), BIRDS, tmp_path / "store", workers=1)
+    make_masks(mixed[:1], again, zoo, tmp_path / "store", workers=1)
+    assert len(again.asked) == 1
+
+
 def test_equal_images_are_segmented_once(samples, tmp_path):
     twins = [*samples, *(replace(sample, id=f"b/{n}.png") for n, sample in enumerate(samples))]
-    masks = make_masks(twins, segmenter := Red(), "bird", tmp_path / "store", workers=4)
+    masks = make_masks(twins, segmenter := Red(), BIRDS, tmp_path / "store", workers=4)
     assert len(segmenter.asked) == 6
     assert len(masks) == 12
     assert (masks["a/3.png"] == masks["b/3.png"]).all()
@@ -291,23 +327,21 @@ def test_equal_images_are_segmented_once(samples, tmp_path):
 def test_runs_that_start_together_do_the_work_once(samples, tmp_path):
     segmenters = [Red(wait=0.02) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
-        results = list(
-            pool.map(lambda one: make_masks(samples, one, "bird", tmp_path / "store", workers=2), segmenters)
-        )
+        results = list(pool.map(lambda one: make_masks(samples, one, BIRDS, tmp_path / "store", workers=2), segmenters))
     assert sorted(len(one.asked) for one in segmenters) == [0, 0, 6]
     assert all(masks["a/2.png"].sum() == 20 for masks in results)
 
 
 def test_a_finished_store_is_read_where_nothing_can_be_written(samples, tmp_path, monkeypatch):
-    make_masks(samples, Red(), "bird", tmp_path / "store", workers=1)
+    make_masks(samples, Red(), BIRDS, tmp_path / "store", workers=1)
 
     def refuse(path):
         raise PermissionError(path)
 
     monkeypatch.setattr(masks_module, "FileLock", refuse)
-    assert len(make_masks(samples, Red(), "bird", tmp_path / "store", workers=1)) == 6
+    assert len(make_masks(samples, Red(), BIRDS, tmp_path / "store", workers=1)) == 6
     with pytest.raises(PermissionError):
-        make_masks(samples, Red(), "plane", tmp_path / "store", workers=1)
+        make_masks(samples, Red(), PLANES, tmp_path / "store", workers=1)
 
 
 def test_a_failing_image_is_named_and_costs_no_other(samples, tmp_path):
@@ -315,11 +349,11 @@ def test_a_failing_image_is_named_and_costs_no_other(samples, tmp_path):
     samples[2].path.write_bytes(b"no image")
     segmenter = Red()
     with pytest.raises(RuntimeError, match=r"1 of 6 images .*\n.*2\.png"):
-        make_masks(samples, segmenter, "bird", tmp_path / "store", workers=2)
+        make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=2)
     assert len(segmenter.asked) == 5
     samples[2].path.write_bytes(good)
     segmenter.asked.clear()
-    masks = make_masks(samples, segmenter, "bird", tmp_path / "store", workers=2)
+    masks = make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=2)
     assert segmenter.asked == ["a/2.png"]
     assert len(masks) == 6
 
@@ -336,12 +370,12 @@ def test_an_interrupted_run_stops_soon_and_keeps_what_it_made(tmp_path, monkeypa
     monkeypatch.setattr(threads_module, "track", interrupted)
     segmenter = Red(wait=0.02)
     with pytest.raises(KeyboardInterrupt):
-        make_masks(samples, segmenter, "bird", tmp_path / "store", workers=2)
+        make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=2)
     monkeypatch.undo()
     made = set(segmenter.asked)
     assert 1 <= len(made) < 30
     segmenter.asked.clear()
-    make_masks(samples, segmenter, "bird", tmp_path / "store", workers=2)
+    make_masks(samples, segmenter, BIRDS, tmp_path / "store", workers=2)
     assert set(segmenter.asked) == {sample.id for sample in samples} - made
 
 
@@ -351,7 +385,7 @@ def test_a_mask_of_the_wrong_kind_is_refused(samples, tmp_path):
             return Segmentation(np.ones((2, 2), bool), None, "small")
 
     with pytest.raises(RuntimeError, match=r"Small made a mask of bool \(2, 2\).*\(12, 17\)"):
-        make_masks(samples[:1], Small(), "bird", tmp_path / "store", workers=1)
+        make_masks(samples[:1], Small(), BIRDS, tmp_path / "store", workers=1)
 
 
 def test_a_mask_is_cut_to_the_box_unless_nothing_would_be_left():
@@ -377,7 +411,7 @@ def test_report_by_hand(tmp_path):
         planted(tmp_path, 4, np.ones(shape, bool)),
         planted(tmp_path, 5, half, box=(0, 6, 3, 3)),
     ]
-    report = make_masks(samples, Red(), "bird", tmp_path / "store", workers=2).report()
+    report = make_masks(samples, Red(), BIRDS, tmp_path / "store", workers=2).report()
     assert report.pop("seconds") > 0
     assert report == {
         "n": 5,
@@ -391,13 +425,13 @@ def test_report_by_hand(tmp_path):
 
 
 def test_report_without_ground_truth_or_samples(samples, tmp_path):
-    report = make_masks(samples, Red(), "bird", tmp_path / "store", workers=1).report()
+    report = make_masks(samples, Red(), BIRDS, tmp_path / "store", workers=1).report()
     assert (report["iou"], report["iou_n"]) == (None, 0)
-    empty = make_masks([], Red(), "bird", tmp_path / "store", workers=1).report()
+    empty = make_masks([], Red(), BIRDS, tmp_path / "store", workers=1).report()
     assert (empty["n"], empty["coverage"]) == (0, None)
 
 
 def test_a_ground_truth_of_another_size_is_refused(tmp_path):
     sample = planted(tmp_path, 1, np.ones((6, 8), bool), truth=np.ones((8, 6), bool))
     with pytest.raises(RuntimeError, match=r"1\.png.*\(6, 8\) and \(8, 6\)"):
-        make_masks([sample], Red(), "bird", tmp_path / "store", workers=1)
+        make_masks([sample], Red(), BIRDS, tmp_path / "store", workers=1)

@@ -34,7 +34,13 @@ from genaug.synthesis.gates import colour_change, object_verdict, verdict
 from genaug.synthesis.object_edits import ObjectEdits, class_tokens
 
 BIRDS = SimpleNamespace(
-    name="birds", superclass="bird", channels=3, classes=("Azure Jay", "Green Finch"), image_size=40, multilabel=False
+    name="birds",
+    superclass="bird",
+    superclasses=("bird", "bird"),
+    channels=3,
+    classes=("Azure Jay", "Green Finch"),
+    image_size=40,
+    multilabel=False,
 )
 SIDE = 40
 #: Every gate open: for generators that give back what they get.
@@ -341,7 +347,7 @@ def test_a_plan_counts_what_is_made(samples, tmp_path):
 
 
 def test_objects_of_several_classes_are_told_all_of_them(tmp_path):
-    many = SimpleNamespace(**{**vars(BIRDS), "multilabel": True, "superclass": "object"})
+    many = SimpleNamespace(**{**vars(BIRDS), "multilabel": True})
     samples = photographs(tmp_path / "photographs", labels=((0,), (0, 1)))
     editor = Editor(noisy)
     make(ObjectEdits(editor, copies=1), samples, tmp_path, dataset=many)
@@ -573,7 +579,7 @@ def test_requests_start_from_the_superclass_or_where_there_is_none_from_the_clas
         return {one.token: (one.word, len(one.keys)) for one in parts.edited.renderer.requests()}
 
     assert words((0, 1)) == {"<azure-jay>": ("bird", 2), "<green-finch>": ("bird", 2)}
-    assert words((0, 1), superclass="") == {"<azure-jay>": ("azure jay", 2), "<green-finch>": ("green finch", 2)}
+    assert words((0, 1), superclasses=("crow", "")) == {"<azure-jay>": ("crow", 2), "<green-finch>": ("green finch", 2)}
     several = words(((0,), (0, 1)), multilabel=True)
     assert several == {"<azure-jay>": ("azure jay", 4), "<green-finch>": ("green finch", 2)}
     assert words((1,)) == {"<green-finch>": ("bird", 4)}

@@ -29,7 +29,12 @@ from genaug.segmentation.annotated import Annotated
 from genaug.synthesis.speeds import known_speed
 
 BIRDS = SimpleNamespace(
-    name="blobs", superclass="blob", channels=3, classes=("Azure Jay", "Green Finch"), image_size=15
+    name="blobs",
+    superclass="blob",
+    superclasses=("blob", "blob"),
+    channels=3,
+    classes=("Azure Jay", "Green Finch"),
+    image_size=15,
 )
 SIDE = 24
 #: Height and width of the sources, and of the same where no more than SIDE pixels of the short side are kept.

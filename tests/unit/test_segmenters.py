@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -174,7 +175,8 @@ def test_missing_weights_say_where_to_get_them(tmp_path):
 def test_u2net_finds_the_objects_of_photographs(tmp_path):
     photos = sorted((DATA / "ecssd100" / "images").glob("*.jpg"))[::12][:8]
     samples = [Sample(photo.name, photo, 0, mask=DATA / "ecssd100" / "masks" / f"{photo.stem}.png") for photo in photos]
-    masks = make_masks(samples, U2Net(WEIGHTS), "thing", tmp_path, workers=2)
+    things = SimpleNamespace(superclass="thing", superclasses=("thing",), classes=("thing",))
+    masks = make_masks(samples, U2Net(WEIGHTS), things, tmp_path, workers=2)
     report = masks.report()
     assert report["iou_n"] == 8
     assert report["iou"] > 0.8

@@ -178,7 +178,7 @@ def make_captions(
     n: int,
     seed: int,
     classes: Sequence[str],
-    superclass: str | None,
+    superclasses: Sequence[str],
     folder: Path,
     *,
     retries: int = 3,
@@ -196,7 +196,7 @@ def make_captions(
         n: How many.
         seed: Seed of the order of the combinations and of every answer.
         classes: Names of the classes, which no caption may name.
-        superclass: What all images show; no caption may name it either.
+        superclasses: What the images show ("bird"), of each class; no caption may name one of them either.
         folder: Folder of all captions; those of this captioner go to ``folder/<fingerprint>/``.
         retries: Further attempts after a refused answer.
         sets: Folder of the three prompt sets, see :func:`read_sets`; None for the package's own.
@@ -205,7 +205,7 @@ def make_captions(
     Raises:
         ValueError: an argument is out of range, or a class is named like a whole prompt set or the template's words.
     """
-    bank, requests, root = _open(captioner, n, seed, classes, superclass, folder, retries, sets)
+    bank, requests, root = _open(captioner, n, seed, classes, superclasses, folder, retries, sets)
     store = Store(root)
     if any(bank.key(request.number) not in store for request in requests):
         root.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ def planned_captions(
     n: int,
     seed: int,
     classes: Sequence[str],
-    superclass: str | None,
+    superclasses: Sequence[str],
     folder: Path,
     *,
     retries: int = 3,
@@ -242,7 +242,7 @@ def planned_captions(
     Raises:
         ValueError: as in :func:`make_captions`.
     """
-    bank, requests, root = _open(captioner, n, seed, classes, superclass, folder, retries, sets)
+    bank, requests, root = _open(captioner, n, seed, classes, superclasses, folder, retries, sets)
     if captioner.source == "template":
         return [(compose(request), True) for request in requests]
     store = Store(root)
@@ -258,7 +258,7 @@ def _open(
     n: int,
     seed: int,
     classes: Sequence[str],
-    superclass: str | None,
+    superclasses: Sequence[str],
     folder: Path,
     retries: int,
     sets: Path | None,
@@ -266,7 +266,7 @@ def _open(
     """The bank, its first ``n`` requests, and the folder of its store."""
     if retries < 0:
         raise ValueError(f"retries must be at least 0, got {retries}")
-    forbidden = forbidden_words(classes, superclass)
+    forbidden = forbidden_words(classes, superclasses)
     bank = _Bank(captioner, read_sets(sets).without(forbidden), forbidden, seed, retries)
     _check_template(bank.sets, forbidden)
     return bank, combinations(bank.sets, n, seed), Path(folder) / captioner.fingerprint

@@ -200,26 +200,26 @@ def singulars(noun: str) -> set[str]:
     return {noun[:-1]} if re.search(r"[^siu]s$", noun) else set()
 
 
-def forbidden_words(classes: Iterable[str], superclass: str | None) -> list[str]:
+def forbidden_words(classes: Iterable[str], superclasses: Iterable[str]) -> list[str]:
     """The words that a caption of a background must not use.
 
-    They are the superclass, the class names and the nouns these end in: "Snowy-winged Jay" forbids "jay" and "snowy
+    They are the superclasses, the class names and the nouns these end in: "Snowy-winged Jay" forbids "jay" and "snowy
     winged jay", not "snowy". Plurals are left to :func:`forbidden_pattern`.
 
     Args:
         classes: Names, with blanks, hyphens or underscores; synonyms may be separated by commas.
-        superclass: What all images show; it is forbidden as a part of longer words too, written ``*bird*``.
+        superclasses: What the images show; forbidden as a part of longer words too, written ``*bird*``.
 
     Returns:
-        Superclass, nouns, names, in lower case, each once.
+        Superclasses, nouns, names, in lower case, each once.
 
     Example:
-        >>> forbidden_words(["Snowy-winged Jay", "Boeing 747"], "bird")
+        >>> forbidden_words(["Snowy-winged Jay", "Boeing 747"], ["bird", "bird"])
         ['*bird*', 'jay', 'boeing', 'snowy-winged jay', 'boeing 747']
     """
     names = [_plain(part) for name in classes for part in name.split(",")]
     nouns = [_head(name) for name in names]
-    first = [] if superclass is None else [_plain(superclass)]
+    first = [_plain(word) for word in superclasses]
     first = [f"*{word}*" if len(word) >= MIN_COMPOUND and word.isalpha() else word for word in first]
     words = dict.fromkeys(word for word in (*first, *nouns, *names) if word)
     return [word for word in words if f"*{word}*" not in words]

@@ -47,7 +47,7 @@ class Dataset(ABC):
 
     Attributes:
         name: Short name, used in folder names and tables.
-        superclass: What every image shows ("bird"): the word a text-prompted segmenter is given.
+        superclass: What every image shows ("bird"); see :attr:`superclasses`.
         image_size: Side in pixels of the square image that a network is trained on.
         channels: 3 for RGB, 1 for grey.
         multilabel: Whether an image can show several classes.
@@ -74,7 +74,10 @@ class Dataset(ABC):
 
     @property
     def superclasses(self) -> Sequence[str]:
-        """For each class, what its images show ("bird"): :attr:`superclass`, unless the classes differ in it."""
+        """For each class, what its images show ("bird"): the word a text-prompted segmenter is given.
+
+        :attr:`superclass`, unless the classes differ in it.
+        """
         return (self.superclass,) * len(self.classes)
 
     @property

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from genaug.data.base import Sample
 
@@ -72,6 +75,49 @@ def rows_of(path: Path, columns: Sequence[str], remedy: str) -> Iterator[tuple[s
             if any(row[name] is None for name in columns):
                 raise ValueError(f"{path}, line {number}: has fewer cells than its first line names. {remedy}")
             yield f"{path}, line {number}", {name: row[name] for name in columns}
+
+
+def matlab_array(path: Path, variable: str, remedy: str) -> np.ndarray:
+    """A variable of a MATLAB file, as an array of one dimension even where it holds one element.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none of MATLAB's, or has no such variable.
+    """
+    from scipy.io import loadmat  # here, for few datasets need it
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(needed(path, remedy), squeeze_me=True)
+    except (MatReadError, NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a MATLAB file: {error}. {remedy}") from error
+    if variable not in content:
+        names = sorted(name for name in content if not name.startswith("__"))
+        raise ValueError(f"{path} has no variable {variable!r}; it has {names}. {remedy}")
+    return np.atleast_1d(content[variable])
+
+
+def structs_of(path: Path, variable: str, fields: Sequence[str], remedy: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each element of a struct array of a MATLAB file by field name, with where it stands.
+
+    Args:
+        path: The file.
+        variable: Name of the array.
+        fields: Which it must have; others do no harm.
+        remedy: See :func:`needed`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: see :func:`matlab_array`; or a field is missing.
+    """
+    array = matlab_array(path, variable, remedy)
+    lacking = [name for name in fields if name not in (array.dtype.names or ())]
+    if lacking:
+        raise ValueError(
+            f"{path}: {variable} has no field {', '.join(lacking)}; it has {list(array.dtype.names or ())}. {remedy}"
+        )
+    for number, one in enumerate(array, start=1):
+        yield f"{path}, {variable}({number})", {name: one[name] for name in fields}
 
 
 def number_in(text: str, allowed: range | Sequence[int], where: str, what: str) -> int:

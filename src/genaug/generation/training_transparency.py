@@ -139,7 +139,7 @@ def load_cutouts(cfg: DictConfig, device: str) -> tuple[Captioned, Captioned]:
     samples = dataset.splits()["train"]
     folder = Path(cfg.paths.stores) / "masks"
     segmenter = instantiate(cfg.segmenter)
-    masks = make_masks(samples, segmenter, dataset.superclass, folder, 1, dataset.classes, device)
+    masks = make_masks(samples, segmenter, dataset, folder, 1, device)
     data = read_cutouts(
         samples, masks, dataset.classes, recipe.image_size, seed=derive(cfg.seed, "cut-outs"), **recipe.cutouts
     )

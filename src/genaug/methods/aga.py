@@ -112,7 +112,7 @@ class SubjectOnBackgrounds:
         All images are counted: which of them have no usable subject is known once they are segmented.
         """
         texts = planned_captions(
-            self.captioner, self.captions, self.seed, dataset.classes, dataset.superclass, folder / "captions"
+            self.captioner, self.captions, self.seed, dataset.classes, dataset.superclasses, folder / "captions"
         )
         scenes = self._scenes(samples, [text for text, _ in texts], dataset.image_size)
         return [
@@ -129,7 +129,7 @@ class SubjectOnBackgrounds:
 
         Args:
             samples: The training images.
-            dataset: For the names of classes and superclass.
+            dataset: For the names of classes and superclasses.
             folder: Of all stores.
             side: Not needed: composites have the size of their source.
             runner: Carries out the jobs.
@@ -143,12 +143,10 @@ class SubjectOnBackgrounds:
             )
         self.generator.denoiser_steps("text_to_image")  # a model that is not there is found out before hours of masks
         captions = make_captions(
-            self.captioner, self.captions, self.seed, dataset.classes, dataset.superclass, folder / "captions",
+            self.captioner, self.captions, self.seed, dataset.classes, dataset.superclasses, folder / "captions",
             device=runner.device,
         )  # fmt: skip
-        masks = make_masks(
-            samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
-        )
+        masks = make_masks(samples, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
         usable = usable_subjects(samples, masks, self.min_subject, self.max_subject)
         scenes = self._scenes(usable, [caption.text for caption in captions], dataset.image_size)
         backgrounds = ImageStore(folder / "backgrounds" / scenes.name, scenes.renderer.description)

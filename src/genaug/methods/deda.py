@@ -196,9 +196,7 @@ class Decouple:
             )
         if self.edit is not None:
             self.edit.check()
-        masks = make_masks(
-            samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
-        )
+        masks = make_masks(samples, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
         settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
         store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, VERSION, *settings))
         self._fill(store, samples, masks, side)

@@ -74,9 +74,7 @@ class Inpainting(PerSource):
         Raises:
             ValueError: no sample has one.
         """
-        self._masks = make_masks(
-            samples, self.segmenter, dataset.superclass, folder / "masks", self.workers, dataset.classes, runner.device
-        )
+        self._masks = make_masks(samples, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
         usable = usable_subjects(samples, self.masks, self.min_subject, self.max_subject)
         self._without = without_subject(samples, usable, dataset.classes)
         return usable

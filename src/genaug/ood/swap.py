@@ -180,9 +180,7 @@ class Swap(Dataset):
     def _make(self, jobs: Sequence[_Job]) -> dict[str, list[Sample]]:
         """Make the pictures that are not in the store."""
         originals = list({job.sample.path: job.sample for job in jobs}.values())
-        masks = make_masks(
-            originals, self.segmenter, self.superclass, self.folder / "masks", self.workers, self.classes, best_device()
-        )
+        masks = make_masks(originals, self.segmenter, self.dataset, self.folder / "masks", self.workers, best_device())
         settings = (VERSION, self.segmenter.fingerprint, str(self.softness), str(self.min_object), str(self.max_object))
         root = self.folder / "swap" / content_key(*settings)
         root.mkdir(parents=True, exist_ok=True)

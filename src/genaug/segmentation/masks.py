@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from genaug.data.base import Box, Sample
+from genaug.data.base import Box, Dataset, Sample
 from genaug.data.reading import read_image, read_mask
 from genaug.functional.masks import coverage, iou, keep_inside
 from genaug.segmentation.base import Segmentation, Segmenter, Words
@@ -56,8 +56,8 @@ def mask_key(sample: Sample, prompt: str, class_name: str = "") -> str:
 
     Args:
         sample: Which image.
-        prompt: What all images show.
-        class_name: What this one shows, where the segmenter reads it; empty otherwise.
+        prompt: What the image shows, in a word; see :func:`superclass_of`.
+        class_name: Name of its class, where the segmenter reads it; empty otherwise.
     """
     truth = b"" if sample.mask is None else sample.mask.read_bytes()
     box = None if sample.box is None else [float(value) for value in sample.box]
@@ -67,13 +67,26 @@ def mask_key(sample: Sample, prompt: str, class_name: str = "") -> str:
 
 
 def class_name(sample: Sample, classes: Sequence[str]) -> str:
-    """Name of the sample's class; empty where it has several, or ``classes`` is.
+    """Name of the sample's class; empty where it has several.
 
     >>> class_name(Sample("1.png", Path("1.png"), 1), ["gull", "tern"])
     'tern'
     """
-    labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
-    return classes[labels[0]] if classes and len(labels) == 1 else ""
+    labels = _labels(sample)
+    return classes[labels[0]] if len(labels) == 1 else ""
+
+
+def superclass_of(sample: Sample, dataset: Dataset) -> str:
+    """The word that a segmenter is given for a sample: its class's own superclass.
+
+    Where a sample has several classes that differ in it, :attr:`Dataset.superclass`, which is true of every image.
+    """
+    words = {dataset.superclasses[label] for label in _labels(sample)}
+    return words.pop() if len(words) == 1 else dataset.superclass
+
+
+def _labels(sample: Sample) -> tuple[int, ...]:
+    return sample.label if isinstance(sample.label, tuple) else (sample.label,)
 
 
 def inside_box(found: Segmentation, box: Box | None) -> tuple[np.ndarray, str]:
@@ -253,10 +266,9 @@ def without_subject(samples: Sequence[Sample], usable: Sequence[Sample], classes
 def make_masks(
     samples: Sequence[Sample],
     segmenter: Segmenter,
-    prompt: str,
+    dataset: Dataset,
     folder: Path,
     workers: int,
-    classes: Sequence[str] = (),
     device: str = "cpu",
 ) -> Masks:
     """Segment every sample whose mask is not yet there, several at a time.
@@ -268,11 +280,11 @@ def make_masks(
     Args:
         samples: What to segment.
         segmenter: How. Its model is loaded when a mask is missing, and given up at the end.
-        prompt: What the images show, in a word; see :attr:`Dataset.superclass`.
+        dataset: For the words that segmenters are given: each sample's superclass, see :func:`superclass_of`, and the
+            name of its class, for those that read it.
         folder: Folder of all masks; those of this segmenter go to ``folder/<fingerprint>/``.
         workers: Threads; OpenCV, onnxruntime and torch let each other run. While one waits for a model, another reads
             and writes.
-        classes: Names of the classes, a label is an index into it; for segmenters that read them.
         device: Where a segmenter that has a choice computes: "cpu", "cuda:1".
 
     Raises:
@@ -284,8 +296,9 @@ def make_masks(
     root = Path(folder) / segmenter.fingerprint
 
     def job(sample: Sample) -> _Job:
-        words = Words(prompt, class_name(sample, classes) if segmenter.reads_class else "")
-        return _Job(mask_key(sample, prompt, words.class_name), sample, words)
+        name = class_name(sample, dataset.classes) if segmenter.reads_class else ""
+        words = Words(superclass_of(sample, dataset), name)
+        return _Job(mask_key(sample, words.superclass, words.class_name), sample, words)
 
     named = in_threads(job, samples, workers, "looking for masks")
     jobs = [done.result() for done in named if done.exception() is None]

@@ -197,7 +197,7 @@ class ObjectEdits:
 
         Args:
             subjects: The objects.
-            dataset: For the names of classes and superclass.
+            dataset: For the names of classes and superclasses.
             masks: Of the objects.
             folder: Of all stores.
             side: An object's long side need not be kept larger.
@@ -328,8 +328,8 @@ class EditRenderer:
     def requests(self) -> list[Request]:
         """The words to be learned: of the classes that have an object, each from all of its objects.
 
-        Learning starts from the superclass, as the paper's does from "bird" and "car"; where images have several
-        classes, of which no one word is true, from the class's name, as the paper's on Pascal.
+        Learning starts from the superclass of the class, as the paper's does from "bird" and "car"; where images have
+        several classes, of which no one word is true, from the class's name, as the paper's on Pascal.
         """
         members: dict[int, list[Subject]] = {}
         for subject in self.subjects.values():
@@ -338,7 +338,7 @@ class EditRenderer:
         found = []
         for label, subjects in sorted(members.items()):
             name = self.dataset.classes[label].lower()
-            word = name if self.dataset.multilabel else self.dataset.superclass or name
+            word = name if self.dataset.multilabel else self.dataset.superclasses[label] or name
             keys = tuple(self.source_key(subject) for subject in subjects)
             found.append(Request(self.tokens[label], word, keys, partial(self._pictures, subjects)))
         return found
