@@ -26,6 +26,8 @@ class Sample:
         box: Ground-truth bounding box, where the dataset has one.
         group: Index into :attr:`Dataset.groups`, where accuracy is reported by group.
         caption: A sentence that describes the image, where there is one.
+        soft_label: Weights by class in the place of a hard label, as pairs of class and weight: of an image that was
+            made half of one class and half of another.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Sample:
     box: Box | None = None
     group: int | None = None
     caption: str | None = None
+    soft_label: tuple[tuple[int, float], ...] = ()
 
 
 class Dataset(ABC):

@@ -13,11 +13,12 @@ import numpy as np
 from genaug.captioning.engine import combinations, read_sets
 from genaug.data.base import Dataset, Sample
 from genaug.data.reading import image_size, read_image
+from genaug.filtering.base import Circumstances, Filter, apply_filters
 from genaug.functional.composite import resize
 from genaug.generation.base import Call, Generator
 from genaug.seeding import derive
 from genaug.synthesis.image_store import ImageStore
-from genaug.synthesis.images import SyntheticImages, class_name, labels_of
+from genaug.synthesis.images import SyntheticImages, candidates_of, class_name, labels_of
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import content_key
@@ -40,6 +41,7 @@ class PerSource(ABC):
         prompt: What the generator is told; ``{name}`` stands for the class, ``{a_name}`` for it with its article,
             ``{place}`` and ``{time}`` for a place and a time of AGA's prompt sets, drawn for each image.
         strength: Noise level an edit starts at, in (0, 1].
+        filters: Judge the images once they are made, one after the other.
 
     Raises:
         ValueError: a number is out of range, the prompt has other places to fill in, or the generator does not offer
@@ -55,6 +57,7 @@ class PerSource(ABC):
         seed: int = 0,
         prompt: str = "a photo of {a_name}",
         strength: float = 1.0,
+        filters: Sequence[Filter] = (),
     ) -> None:
         if not isinstance(scale, int) or scale < 1:
             raise ValueError(f"method.scale={scale} must be a whole number of at least 1.")
@@ -73,7 +76,7 @@ class PerSource(ABC):
                 "{place} or {time}."
             ) from error
         self.generator, self.scale, self.seed = generator, scale, seed
-        self.prompt, self.strength = prompt, float(strength)
+        self.prompt, self.strength, self.filters = prompt, float(strength), tuple(filters)
 
     # --- what a method may change ------------------------------------------------------------------------------------
 
@@ -113,9 +116,10 @@ class PerSource(ABC):
         jobs = [renderer.job(one, copy, *made_from[one.id]) for copy in range(1, self.scale + 1) for one in usable]
         store = ImageStore(folder / "images" / renderer.store_name, renderer.description)
         ledger = runner.run(jobs, renderer, store, "images").report()
-        return SyntheticImages(
-            store, jobs, dataset.classes, {"ledger": {"images": ledger}, **self.more()}, renderer.show
-        )
+        about = Circumstances(samples, dataset, folder, runner.device)
+        filtered = apply_filters(self.filters, candidates_of(store, jobs), about, store.root)
+        more = {"ledger": {"images": ledger}, **self.more()}
+        return SyntheticImages(store, jobs, dataset.classes, more, renderer.show, filtered=filtered)
 
 
 class SourceImages:
