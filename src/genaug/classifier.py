@@ -20,21 +20,29 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Normalize(nn.Module):
-    """``uint8`` images ``(B, H, W, C)`` to floats ``(B, C, H, W)`` with ImageNet's statistics (grey: their average)."""
+    """``uint8`` images ``(B, H, W, C)`` to the floats ``(B, C, H, W)`` that a network is fed.
+
+    Args:
+        channels: Of the images.
+        statistics: Bring them to mean 0 and standard deviation 1 with ImageNet's statistics (grey: their average);
+            without, they are only scaled to [0, 1].
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, statistics: bool = True) -> None:
         super().__init__()
         mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
         if channels != 3:
             mean, std = mean.mean().repeat(channels), std.mean().repeat(channels)
+        if not statistics:
+            mean, std = torch.zeros(channels), torch.ones(channels)
         self.register_buffer("mean", 255 * mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("std", 255 * std.view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Floats with mean about 0 and standard deviation about 1."""
+        """Floats with mean about 0 and standard deviation about 1, or in [0, 1]."""
         # Contiguous: the layout that networks are written for and tested in.
         return (images.permute(0, 3, 1, 2).contiguous().float() - self.mean) / self.std
 
@@ -58,6 +66,7 @@ class Classifier(pl.LightningModule):
             with at least ``score`` and ``n``.
         test_names: Names of the test data loaders, in order.
         channels: Of the images.
+        normalize: Whether images get ImageNet's statistics, see :class:`Normalize`.
         seed: Names the mixer's and the model's random numbers, step by step.
     """
 
@@ -73,9 +82,10 @@ class Classifier(pl.LightningModule):
         test_names: Sequence[str],
         channels: int,
         seed: int,
+        normalize: bool = True,
     ) -> None:
         super().__init__()
-        self.model, self.normalize = model, Normalize(channels)
+        self.model, self.normalize = model, Normalize(channels, normalize)
         self.mixer, self.loss, self.seed = mixer, loss, seed
         self.optimizer, self.schedule, self.steps = optimizer, schedule, steps
         self.test_names = list(test_names)

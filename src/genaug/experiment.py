@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,10 @@ from genaug.data.base import Dataset, Sample
 from genaug.data.building import build_dataset
 from genaug.data.datamodule import DataModule, choose_splits, cores, network_threads
 from genaug.data.images import check_masks
+from genaug.data.subsets import training_subset
 from genaug.data.transforms import Crop
 from genaug.launch import WrongValue, input_checks
-from genaug.losses import SoftBCE
+from genaug.losses import SoftBCE, inverse_frequency
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
 from genaug.mixing.base import Context, Mixer
@@ -124,6 +126,7 @@ def run(cfg: DictConfig) -> float | None:
         )
     with clock.stage("data"), input_checks():
         splits = split(cfg, pieces.dataset)
+        pieces.loss = weighted_loss(cfg, pieces, splits["train"])
         check_mixer(pieces, splits["train"])
     runner = build_runner(cfg)
     made = synthesize(cfg, pieces, splits["train"], clock, runner)
@@ -198,8 +201,31 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def split(cfg: DictConfig, dataset: Dataset) -> dict[str, Sequence[Sample]]:
-    """The splits of this run."""
-    return choose_splits(dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
+    """The splits of this run; what is held out of the training split is held out of the subset asked for."""
+    splits = dict(dataset.splits())
+    splits["train"] = training_subset(splits.get("train", []), **cfg.subset)
+    return choose_splits(splits, cfg.protocol, cfg.val_fraction, cfg.seed)
+
+
+def weighted_loss(cfg: DictConfig, pieces: Pieces, samples: Sequence[Sample]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The recipe's loss, which counts rare classes of ``samples``, the training split, for more where it is asked to.
+
+    Raises:
+        ValueError: the weighting is not known, or the images have several labels.
+    """
+    asked = cfg.recipe.class_weights
+    if asked is None:
+        return pieces.loss
+    if asked != "inverse":
+        raise ValueError(f"recipe.class_weights={asked} is not known: choose inverse or null.")
+    if pieces.dataset.multilabel:
+        raise ValueError(
+            f"recipe.class_weights={asked} weighs images by their class, and those of {pieces.dataset.name} have "
+            "several labels: set recipe.class_weights=null."
+        )
+    counts = Counter(sample.label for sample in samples)
+    weight = inverse_frequency([counts[label] for label in range(len(pieces.dataset.classes))])
+    return instantiate(cfg.recipe.loss, weight=weight)
 
 
 def check_mixer(pieces: Pieces, samples: Sequence[Sample]) -> None:
@@ -336,6 +362,7 @@ def build_classifier(cfg: DictConfig, pieces: Pieces, data: DataModule) -> Class
         test_names=data.test_names,
         channels=pieces.dataset.channels,
         seed=cfg.seed,
+        normalize=cfg.recipe.normalize,
     )
 
 

@@ -115,6 +115,22 @@ def check_values(cfg: DictConfig) -> None:
             raise WrongValue(f"{key}={cfg[key]} is not known: choose one of {', '.join(known)}.{hint}")
     if not isinstance(cfg.val_fraction, float) or not 0 < cfg.val_fraction < 1:
         raise WrongValue(f"val_fraction={cfg.val_fraction} must be a number between 0 and 1.")
+    check_subset(cfg.subset)
+
+
+def check_subset(subset: DictConfig) -> None:
+    """Refuse subsets that no training split can have.
+
+    Raises:
+        WrongValue: names the key, what came, and what is possible.
+    """
+    shots, imbalance = subset.shots, subset.imbalance
+    if shots is not None and (type(shots) is not int or shots < 1):
+        raise WrongValue(f"subset.shots={shots} must be a whole number of images per class, 1 or more, or null.")
+    if imbalance is not None and (type(imbalance) not in (int, float) or not 0 < imbalance <= 1):
+        raise WrongValue(f"subset.imbalance={imbalance} must be a number above 0 and at most 1, as 0.01, or null.")
+    if type(subset.seed) is not int:
+        raise WrongValue(f"subset.seed={subset.seed} is not a whole number.")
 
 
 @contextlib.contextmanager

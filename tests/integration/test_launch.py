@@ -18,7 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 from genaug.launch import WrongValue, check_values, explain, one_job
 
 CONF = Path(__file__).parents[2] / "conf"
-RIGHT = OmegaConf.create({"seed": 0, "stage": "all", "protocol": "heldout", "budget": "steps", "val_fraction": 0.1})
+RIGHT = OmegaConf.create(
+    {"seed": 0, "stage": "all", "protocol": "heldout", "budget": "steps", "val_fraction": 0.1}
+    | {"subset": {"shots": None, "imbalance": None, "seed": 0}}
+)
 DDP = {"trainer__devices": 2, "trainer__strategy": "ddp", "debug": "fast", "recipe__batch_size": 16}
 
 
@@ -140,6 +143,14 @@ def test_outside_a_sweep_the_command_line_stays(monkeypatch):
         ({"val_fraction": 1}, "val_fraction=1 must be a number between 0 and 1."),
         ({"val_fraction": "some"}, "val_fraction=some must be a number between 0 and 1."),
         ({"seed": "abc"}, "seed=abc is not a whole number."),
+        ({"subset": {"shots": 0}}, "subset.shots=0 must be a whole number of images per class, 1 or more, or null."),
+        ({"subset": {"shots": 2.5}}, "subset.shots=2.5 must be a whole number"),
+        ({"subset": {"shots": "ten"}}, "subset.shots=ten must be a whole number"),
+        ({"subset": {"shots": True}}, "subset.shots=True must be a whole number"),
+        ({"subset": {"imbalance": 0}}, "subset.imbalance=0 must be a number above 0 and at most 1, as 0.01, or null."),
+        ({"subset": {"imbalance": 100}}, "subset.imbalance=100 must be a number above 0"),
+        ({"subset": {"imbalance": "some"}}, "subset.imbalance=some must be a number above 0"),
+        ({"subset": {"seed": None}}, "subset.seed=None is not a whole number."),
         ({"dataset": {"root": "???"}}, "Without a value: dataset.root."),
     ],
 )

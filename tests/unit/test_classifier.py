@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torchvision.transforms.functional import to_tensor as to_image_tensor
 
 from genaug.classifier import IMAGENET_MEAN, IMAGENET_STD, Classifier, Normalize
 from genaug.losses import SoftCrossEntropy
@@ -40,6 +41,13 @@ def test_values_by_hand():
     assert Normalize(3)(image).flatten().tolist() == pytest.approx(expected, abs=1e-5)
     grey = (100 / 255 - sum(IMAGENET_MEAN) / 3) / (sum(IMAGENET_STD) / 3)
     assert Normalize(1)(torch.tensor([[[[100]]]], dtype=torch.uint8)).item() == pytest.approx(grey, abs=1e-5)
+
+
+def test_without_statistics_images_are_scaled_as_torchvision_does():
+    normalize, images = Normalize(3, statistics=False), every_value(3)
+    expected = to_image_tensor(images[0].numpy())
+    assert (normalize(images)[0] == expected).all()
+    assert (normalize.invert(normalize(images)) == images).all()
 
 
 def test_what_mixing_pushed_out_of_range_is_clipped():

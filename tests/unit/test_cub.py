@@ -11,6 +11,7 @@ from conftest import run_cli
 from PIL import Image
 
 from genaug.data.cub import CUB
+from genaug.data.subsets import few_shot
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -143,15 +144,7 @@ def test_classes_without_images_do_not_count(root: Path) -> None:
     assert len(CUB(root).classes) == 3
 
 
-def test_shots_thin_out_training_only(root: Path) -> None:
-    splits = CUB(root, shots=1).splits()
-    assert [s.label for s in splits["train"]] == [0, 1, 2]
-    assert len(splits["test"]) == 2
-    with pytest.raises(ValueError, match="shots=3 needs 3 images"):
-        CUB(root, shots=3).splits()
-
-
-@pytest.mark.parametrize(("argument", "value"), [("shots", 0), ("classes", 1), ("image_size", 0)])
+@pytest.mark.parametrize(("argument", "value"), [("classes", 1), ("image_size", 0)])
 def test_wrong_arguments_are_refused_at_once(root: Path, argument: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{argument}={value}"):
         CUB(root, **{argument: value})
@@ -213,7 +206,6 @@ def test_folder_numbers_stay_known(root: Path) -> None:
     [
         ({}, {"train": 5994, "test": 5794, "classes": 200}),
         ({"split": "alia"}, {"train": 4994, "val": 1000, "test": 5794, "classes": 200}),
-        ({"shots": 1}, {}),
         ({"classes": 2, "split": "alia"}, {}),
     ],
 )
@@ -312,7 +304,7 @@ def test_real_split_of_alia(cub40: Path) -> None:
 
 def test_real_few_shots(cub40: Path) -> None:
     def draw(seed: int) -> list:
-        return CUB(cub40, shots=10, shots_seed=seed).splits()["train"]
+        return few_shot(CUB(cub40).splits()["train"], shots=10, seed=seed)
 
     assert np.bincount([s.label for s in draw(0)]).tolist() == [10] * 40
     assert draw(0) == draw(0)

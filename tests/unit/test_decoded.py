@@ -14,9 +14,15 @@ from genaug.data.decoded import DecodedImages
 from genaug.data.folder import Folder
 from genaug.data.images import ImageDataset, RealImages
 from genaug.data.packed import PackedSamples
-from genaug.data.transforms import Crop, RandomResizedCrop, ResizeCrop, SquashCrop
+from genaug.data.transforms import Crop, RandomResizedCrop, ResizeCrop, SquashCrop, StripCrop
 
-CROPS = [ResizeCrop(32), SquashCrop(32), SquashCrop(32, ratio=1.0, padding=0, flip=0.0), RandomResizedCrop(32)]
+CROPS = [
+    ResizeCrop(32),
+    SquashCrop(32),
+    SquashCrop(32, ratio=1.0, padding=0, flip=0.0),
+    RandomResizedCrop(32),
+    StripCrop(32),
+]
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ def config(folder: Path, pictures: int = 4, steps: int = 40) -> DictConfig:
     }
     recipe = OmegaConf.load(ROOT / "conf" / "generator_training" / "tiny.yaml")
     cfg = {"seed": 0, "paths": {"output": str(folder / "run")}, "dataset": dataset, "generator_training": recipe}
+    cfg["subset"] = {"shots": None, "imbalance": None, "seed": 0}
     return OmegaConf.merge(cfg, {"generator_training": changes})
 
 

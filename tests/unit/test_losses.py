@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from genaug.losses import SoftBCE, SoftCrossEntropy
+from genaug.losses import SoftBCE, SoftCrossEntropy, inverse_frequency
 
 LOGITS = torch.tensor([[0.0, math.log(3.0)]])  # softmax 1/4, 3/4; sigmoid 1/2, 3/4
 
@@ -27,11 +27,71 @@ def test_label_smoothing_by_hand():
     assert loss.item() == pytest.approx(0.1 * math.log(4) + 0.9 * math.log(4 / 3))
 
 
+def test_smoothing_spread_over_the_others_by_hand():
+    # Diff-Mix's: 0.9 of the label, and 0.1 / (2 - 1) on every class, [0.1, 1.0].
+    loss = SoftCrossEntropy(label_smoothing=0.1, spread="others")(LOGITS, torch.tensor([[0.0, 1.0]]))
+    assert loss.item() == pytest.approx(0.1 * math.log(4) + 1.0 * math.log(4 / 3))
+    # Of a mixed label among three classes [0.25, 0.75, 0]: 0.9 of it, and 0.05 more for each.
+    loss = SoftCrossEntropy(0.1, "others")(torch.zeros(1, 3), torch.tensor([[0.25, 0.75, 0.0]]))
+    assert loss.item() == pytest.approx((0.275 + 0.725 + 0.05) * math.log(3))
+
+
+def some(classes: int = 5, images: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, and two labels an image."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(images, classes, generator=generator), *torch.randint(classes, (2, images), generator=generator)
+
+
+WEIGHT = [0.5, 1.0, 0.25, 0.1, 0.7]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_cross_entropy_of_single_labels_is_torchs(smoothing):
+    logits, labels, _ = some()
+    expected = torch.nn.CrossEntropyLoss(weight=torch.tensor(WEIGHT), label_smoothing=smoothing)(logits, labels)
+    came = SoftCrossEntropy(smoothing, weight=WEIGHT)(logits, F.one_hot(labels, 5).float())
+    torch.testing.assert_close(came, expected)
+
+
+def test_weighted_cross_entropy_of_a_mixed_label_by_hand():
+    # Uniform probabilities: each class costs log(2). Two images: the first of both classes, the second of the last.
+    targets = torch.tensor([[0.5, 0.5], [0.0, 1.0]])
+    loss = SoftCrossEntropy(weight=[1.0, 0.2])(LOGITS.repeat(2, 1), targets)
+    costs = (0.5 * 1.0 * math.log(4) + 0.5 * 0.2 * math.log(4 / 3)) + 0.2 * math.log(4 / 3)
+    assert loss.item() == pytest.approx(costs / ((0.5 * 1.0 + 0.5 * 0.2) + 0.2))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.9])
+def test_equal_weights_change_nothing(scale):
+    """Nor where labels do not sum to 1, as those that Diff-Mix gives to synthetic images."""
+    logits, a, b = some()
+    soft = scale * (0.3 * F.one_hot(a, 5) + 0.7 * F.one_hot(b, 5))
+    for arguments in ({}, {"label_smoothing": 0.1, "spread": "others"}):
+        equal = SoftCrossEntropy(**arguments, weight=[0.5] * 5)(logits, soft)
+        torch.testing.assert_close(equal, SoftCrossEntropy(**arguments)(logits, soft))
+
+
+def test_images_of_no_weight_at_all_cost_nothing():
+    loss = SoftCrossEntropy(weight=[0.0, 1.0])(LOGITS, torch.tensor([[1.0, 0.0]]))
+    assert loss.item() == 0
+    assert SoftCrossEntropy(weight=[0.0, 1.0])(LOGITS, torch.zeros(1, 2)).item() == 0
+
+
+def test_weights_move_with_the_loss_and_are_in_no_checkpoint():
+    loss = SoftCrossEntropy(weight=WEIGHT)
+    assert loss.to("meta").weight.device.type == "meta"
+    assert not loss.state_dict()
+
+
+def test_inverse_frequency_by_hand():
+    # 1 / counts = 0.1, 0.2, 0.05; over 0.2. ALIA has no class without images: here it does not count.
+    assert inverse_frequency([10, 5, 20, 0]) == pytest.approx([0.5, 1.0, 0.25, 0.0])
+    assert inverse_frequency([7, 7]) == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_of_mixed_labels_is_the_mix_of_torchs(smoothing):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(8, 5, generator=generator)
-    a, b = torch.randint(5, (2, 8), generator=generator)
+    logits, a, b = some()
     soft = 0.3 * F.one_hot(a, 5) + 0.7 * F.one_hot(b, 5)
     expected = sum(
         share * F.cross_entropy(logits, labels, label_smoothing=smoothing) for share, labels in ((0.3, a), (0.7, b))
@@ -69,3 +129,8 @@ def test_class_indices_are_refused(loss):
 def test_wrong_smoothing_is_refused():
     with pytest.raises(ValueError, match=r"label_smoothing.*came 10"):
         SoftCrossEntropy(label_smoothing=10)
+    with pytest.raises(ValueError, match=r"spread='some' is not known: choose one of all, others"):
+        SoftCrossEntropy(spread="some")
+    for weight in ([-0.1, 1.0], [0.0, 0.0]):
+        with pytest.raises(ValueError, match="weight: expected numbers of 0 or more"):
+            SoftCrossEntropy(weight=weight)

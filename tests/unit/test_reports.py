@@ -117,10 +117,10 @@ def overridden(method: str, comparison: str, seed: int, *texts: str) -> dict[str
 
 def test_labels_say_only_what_differs():
     runs = [
-        overridden("deda", "a", 0, "dataset.shots=10"),
-        overridden("deda", "a", 1, "dataset.shots=10"),
-        overridden("deda", "b", 0, "dataset.shots=10", "method.view.p_mix=0"),
-        overridden("vanilla", "c", 0, "dataset.shots=10", "loader.num_workers=4", "hydra.verbose=true"),
+        overridden("deda", "a", 0, "subset.shots=10"),
+        overridden("deda", "a", 1, "subset.shots=10"),
+        overridden("deda", "b", 0, "subset.shots=10", "method.view.p_mix=0"),
+        overridden("vanilla", "c", 0, "subset.shots=10", "loader.num_workers=4", "hydra.verbose=true"),
     ]
     assert sorted(row.label for row in gather(runs)["birds"]) == ["deda", "deda method.view.p_mix=0", "vanilla"]
 

@@ -53,7 +53,9 @@ def test_one_cycle_by_hand():
 
 
 @pytest.mark.parametrize("total", [1, 2, 3])
-@pytest.mark.parametrize("schedule", [one_cycle(), cosine(0.5), multistep([0.5]), step(0.4), constant()])
+@pytest.mark.parametrize(
+    "schedule", [one_cycle(), cosine(0.5), cosine(stairs=5), multistep([0.5]), step(0.4), constant()]
+)
 def test_short_trainings(schedule, total):
     assert all(0 <= schedule(t, total) <= 1 for t in range(total + 1))
     assert max(values(schedule, total)) > 0.03
@@ -89,10 +91,24 @@ def test_cosine_without_warmup_is_torchs():
 
 
 def test_cosine_with_warmup_by_hand():
-    schedule = cosine(warmup=0.2)
-    # 20 steps up in twentieths; half of the other 80 later the cosine is at 1/2, after a third at 3/4.
-    assert [schedule(t, 100) for t in (0, 9, 19, 20, 60, 100)] == pytest.approx([0.05, 0.5, 1.0, 1.0, 0.5, 0.0])
-    assert cosine(warmup=0.25)(25 + 25, 100) == pytest.approx(0.75)
+    schedule = cosine(warmup=0.5)
+    # A third of the way the cosine is at 3/4 and the rise, of 60 steps, at 41/60; half-way 1/2 and 1.
+    assert [schedule(t, 120) for t in (0, 40, 60, 80, 120)] == pytest.approx([1 / 60, 0.75 * 41 / 60, 0.5, 0.25, 0.0])
+    rise = cosine(warmup=0.07)  # 0.07 * 100 is a little more than 7 in floating point, 0.29 * 100 a little less than 29
+    assert rise(5, 100) / cosine()(5, 100) == pytest.approx(6 / 7)
+    assert cosine(warmup=0.29)(27, 100) / cosine()(27, 100) == pytest.approx(28 / 29)
+
+
+def test_a_warmup_shorter_than_a_step_is_none():
+    assert values(cosine(warmup=0.1), 9) == values(cosine(), 9)
+
+
+@pytest.mark.parametrize(("stairs", "steps"), [(100, 7), (3, 11), (1, 5)])
+def test_cosine_in_stairs_is_torchs_stepped_by_epoch(stairs, steps):
+    by_epoch = rates(lr_scheduler.CosineAnnealingLR, stairs, T_max=stairs)
+    expected = [rate for rate in by_epoch for _ in range(steps)]
+    assert values(cosine(stairs=stairs), stairs * steps) == pytest.approx(expected, abs=1e-9)
+    assert cosine(stairs=stairs)(stairs * steps, stairs * steps) == 0
 
 
 @pytest.mark.parametrize(
@@ -101,6 +117,7 @@ def test_cosine_with_warmup_by_hand():
         (lambda: multistep([150, 225]), r"milestones.*fractions.*came 150.*divide"),
         (lambda: step(every=30), r"every.*came 30"),
         (lambda: cosine(warmup=5), r"warmup.*\[0, 1\).*came 5"),
+        (lambda: cosine(stairs=0), r"stairs.*1 or more, came 0"),
         (lambda: one_cycle(pct_start=0.0), r"pct_start.*came 0.0"),
         (lambda: one_cycle(div=0.0), r"div: expected a positive number, came 0.0"),
     ],

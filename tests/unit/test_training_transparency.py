@@ -99,6 +99,7 @@ def config(folder: Path, base: Path, steps: int = 4) -> DictConfig:
     }
     cfg = {
         "seed": 0,
+        "subset": {"shots": None, "imbalance": None, "seed": 0},
         "paths": {"output": str(folder / "run"), "stores": str(folder / "stores")},
         "dataset": dataset,
         "segmenter": {"_target_": "genaug.segmentation.annotated.Annotated"},

@@ -3,9 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from genaug.data.transforms import RandomResizedCrop, ResizeCrop, SquashCrop, randaugment, resize_side, standard
+from genaug.data.transforms import (
+    RandomResizedCrop,
+    ResizeCrop,
+    SquashCrop,
+    StripCrop,
+    randaugment,
+    resize_side,
+    standard,
+)
 
 CROPS = [
     ResizeCrop(32),
@@ -14,6 +23,7 @@ CROPS = [
     SquashCrop(32),
     SquashCrop(32, ratio=1.0, padding=4),
     SquashCrop(32, ratio=1.0, padding=0, flip=0.0),
+    StripCrop(32),
 ]
 
 
@@ -148,6 +158,30 @@ def test_random_resized_crop_takes_areas_of_its_range():
     # Widths: sqrt(area * aspect), aspect within 3/4 and 4/3.
     assert 0.25**0.5 * 0.75**0.5 - 0.03 < min(spans) < 0.50
     assert 0.65 < max(spans) < (0.5 * 4 / 3) ** 0.5 + 0.01
+
+
+def test_strips_are_cut_off():
+    image = torch.full((3, 448, 448), 100, dtype=torch.uint8)
+    image[:, :10], image[:, 410:] = 0, 255  # a date above, a logo below
+    assert (StripCrop(448).eval()(image) == 100).all()
+    image[:, 10], image[:, 409] = 7, 9
+    kept = StripCrop(448, height=400).eval()(image)
+    assert (kept[0, 0].tolist(), kept[0, -1].tolist()) == ([7] * 448, [9] * 448)
+
+
+def test_strips_are_cut_off_masks_too():
+    mask = torch.zeros(1, 90, 120, dtype=torch.bool)
+    mask[:, 45:] = True  # the lower half: from row 224 of 448, row 214 of the 400 that are kept
+    image = tv_tensors.Image(mask.expand(3, -1, -1).to(torch.uint8) * 255)
+    pixels, moved = StripCrop(200).train()((image, tv_tensors.Mask(mask)))
+    assert pixels.shape == (3, 200, 200)
+    assert moved[0].sum(dim=0).tolist() == [93] * 200
+    assert (pixels[0][moved[0]] > 100).all()
+
+
+def test_strips_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="top=10 and height=400 must name rows of a square of side=400"):
+        StripCrop(224, side=400)
 
 
 def test_standard_is_nothing_and_randaugment_is_something():

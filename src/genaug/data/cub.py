@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from genaug.data.base import Box, Dataset, Sample
 from genaug.data.layout import inner_folder, lines_of
-from genaug.data.subsets import few_shot
 
 Value = TypeVar("Value")
 
@@ -37,8 +36,6 @@ class CUB(Dataset):
     Args:
         root: The folder ``CUB_200_2011`` or the one around it.
         image_size: Side in pixels that a network is trained on.
-        shots: Training images per class, drawn at random; ``None`` takes all. The test split stays whole.
-        shots_seed: Seed of that draw.
         classes: Keep the first so many classes, in the official order; ``None`` keeps all.
         split: ``official`` (train, test) or ``alia`` (4,994 train, 1,000 val, 5,794 test).
 
@@ -50,15 +47,9 @@ class CUB(Dataset):
     superclass = "bird"
 
     def __init__(
-        self,
-        root: str | Path,
-        image_size: int = 448,
-        shots: int | None = None,
-        shots_seed: int = 0,
-        classes: int | None = None,
-        split: str = "official",
+        self, root: str | Path, image_size: int = 448, classes: int | None = None, split: str = "official"
     ) -> None:
-        for argument, value, least in (("image_size", image_size, 1), ("shots", shots, 1), ("classes", classes, 2)):
+        for argument, value, least in (("image_size", image_size, 1), ("classes", classes, 2)):
             if value is not None and value < least:
                 raise ValueError(f"{argument}={value} is not possible: take {least} or more.")
         if split not in SPLITS:
@@ -66,8 +57,7 @@ class CUB(Dataset):
         self.root = Path(root).expanduser()
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is missing. {_REMEDY}")
-        self.image_size, self.shots, self.shots_seed = image_size, shots, shots_seed
-        self._first_classes = classes
+        self.image_size, self._first_classes = image_size, classes
         self.split, self.name = split, "cub" if split == "official" else f"cub_{split}"
 
     @property
@@ -83,7 +73,7 @@ class CUB(Dataset):
     @property
     def published(self) -> Mapping[str, int]:
         """See :attr:`Dataset.published`."""
-        if self.shots is not None or self._first_classes is not None:
+        if self._first_classes is not None:
             return {}
         held = {"official": {"train": 5994}, "alia": {"train": 4994, "val": 1000}}[self.split]
         return {**held, "test": 5794, "classes": 200}
@@ -93,7 +83,7 @@ class CUB(Dataset):
 
         Raises:
             FileNotFoundError: an index file or an image that it lists is missing.
-            ValueError: the index files do not fit together, or a class has too few training images.
+            ValueError: the index files do not fit together, or a class has no training images.
         """
         return self._splits
 
@@ -132,8 +122,6 @@ class CUB(Dataset):
         self._check(splits)
         if self.split == "alia":
             splits["train"], splits["val"] = self._hold_back(splits["train"])
-        if self.shots is not None:
-            splits["train"] = few_shot(splits["train"], self.shots, self.shots_seed)
         return splits
 
     def _sample(self, file: str, label: int, box: Box) -> Sample:

@@ -15,7 +15,7 @@ from genaug.seeding import derive
 
 
 def few_shot(samples: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
-    """Draw ``shots`` images of each class, sorted by id.
+    """Draw ``shots`` images of each class, sorted by id; fewer shots are among those of more.
 
     Images with several labels have no class of their own: of those, ``shots`` times the number of classes are drawn
     from all of them alike.
@@ -29,17 +29,74 @@ def few_shot(samples: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
         ValueError: ``shots`` is below 1, or a class has fewer images.
     """
     if shots < 1:
-        raise ValueError(f"shots={shots} is not possible: take 1 or more images per class.")
+        raise ValueError(f"subset.shots={shots} is not possible: take 1 or more images per class.")
     drawn = []
     for stratum in _strata(samples):
         wanted = shots * _num_classes(stratum)
         if len(stratum) < wanted:
             raise ValueError(
-                f"shots={shots} needs {wanted} images with label {stratum[0].label} (such as {stratum[0].id!r}), "
-                f"but there are {len(stratum)}: lower shots or add images."
+                f"subset.shots={shots} needs {wanted} images with label {stratum[0].label} (such as "
+                f"{stratum[0].id!r}), but there are {len(stratum)}: lower subset.shots or add images."
             )
         drawn += _shuffled(stratum, seed, "few_shot")[:wanted]
     return _by_id(drawn)
+
+
+def long_tail(samples: Sequence[Sample], imbalance: float, seed: int) -> list[Sample]:
+    """Draw a training set with few frequent classes and many rare ones, sorted by id.
+
+    The classes in descending order of their images, those of equal number in the order of their labels, keep
+    ``n * imbalance ** (k / (K - 1))`` images, rounded down, at least one and at most what they have: n is the number
+    of the largest and k = 0 ... K - 1 the rank of a class. So Diff-Mix makes its imbalanced CUB, but for n, its mean of
+    all classes, and K - 2 in the place of K - 1. A smaller ``imbalance`` draws from what a larger one does.
+
+    Args:
+        samples: Images of one class each.
+        imbalance: Images of the rarest class over those of the most frequent one, in (0, 1].
+        seed: Names the draw.
+
+    >>> from pathlib import Path
+    >>> animals = [Sample(f"{kind}/{i}", Path(), kind) for kind in range(3) for i in range(100)]
+    >>> drawn = [sample.label for sample in long_tail(animals, imbalance=0.01, seed=0)]
+    >>> [drawn.count(kind) for kind in range(3)]
+    [100, 10, 1]
+
+    Raises:
+        ValueError: ``imbalance`` is out of range, or images have several labels.
+    """
+    if not 0 < imbalance <= 1:
+        raise ValueError(f"subset.imbalance={imbalance} is not possible: take a number above 0, at most 1.")
+    if any(isinstance(sample.label, tuple) for sample in samples):
+        raise ValueError(
+            f"subset.imbalance={imbalance} needs images of one class each, and these have several labels: set "
+            "subset.imbalance=null."
+        )
+    classes = sorted(_strata(samples), key=len, reverse=True)  # a stable sort: equal ones stay in the order of labels
+    drawn = []
+    for rank, stratum in enumerate(classes):
+        wanted = len(classes[0]) * imbalance ** (rank / max(1, len(classes) - 1))
+        # The small number keeps whole what is whole but for rounding.
+        drawn += _shuffled(stratum, seed, "long_tail")[: max(1, math.floor(wanted + 1e-9))]
+    return _by_id(drawn)
+
+
+def training_subset(
+    samples: Sequence[Sample], shots: int | None, imbalance: float | None, seed: int
+) -> Sequence[Sample]:
+    """What ``subset`` in the configuration asks for; with both, the most frequent class has ``shots`` images.
+
+    Args:
+        samples: The training split.
+        shots: See :func:`few_shot`; ``None`` takes all.
+        imbalance: See :func:`long_tail`; ``None`` leaves the classes as they are.
+        seed: Names the draw.
+
+    Raises:
+        ValueError: see there.
+    """
+    if shots is not None:
+        samples = few_shot(samples, shots, seed)
+    return samples if imbalance is None else long_tail(samples, imbalance, seed)
 
 
 def hold_out(samples: Sequence[Sample], fraction: float, seed: int) -> tuple[list[Sample], list[Sample]]:

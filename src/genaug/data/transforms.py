@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 from torch import nn
 from torchvision.transforms import v2
@@ -109,6 +110,52 @@ class SquashCrop(Crop):
     def eval(self) -> nn.Module:
         """See :meth:`Crop.eval`."""
         return v2.Compose([self.first(), v2.CenterCrop(self.size)])
+
+
+class StripCrop(Crop):
+    """Squashed to a square, freed of the strips that a camera trap writes into, squashed again (ALIA's iWildCam).
+
+    Nothing is random. ALIA resizes tensors: with antialiasing, as here, since torchvision 0.17 only.
+
+    Args:
+        size: Side of the result.
+        side: Of the first square.
+        top: First of its rows that is kept.
+        height: How many rows are kept.
+
+    Raises:
+        ValueError: the first square has no such rows.
+    """
+
+    def __init__(self, size: int, side: int = 448, top: int = 10, height: int = 400) -> None:
+        if top < 0 or height < 1 or top + height > side:
+            raise ValueError(f"top={top} and height={height} must name rows of a square of side={side}.")
+        self.size, self.side, self.top, self.height = size, side, top, height
+
+    def first(self) -> nn.Module:
+        """See :meth:`Crop.first`."""
+        return v2.Resize((self.side, self.side), antialias=True)
+
+    def train(self) -> nn.Module:
+        """See :meth:`Crop.train`."""
+        return self.eval()
+
+    def eval(self) -> nn.Module:
+        """See :meth:`Crop.eval`."""
+        last = v2.Resize((self.size, self.size), antialias=True)
+        return v2.Compose([self.first(), _Rows(self.top, self.height), last])
+
+
+class _Rows(v2.Transform):
+    """Keeps some rows of an image and of its mask."""
+
+    def __init__(self, top: int, height: int) -> None:
+        super().__init__()
+        self.top, self.height = top, height
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        width = v2.functional.get_size(inpt)[1]
+        return v2.functional.crop(inpt, self.top, 0, self.height, width)
 
 
 def standard() -> nn.Module:

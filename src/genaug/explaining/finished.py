@@ -43,6 +43,7 @@ class FinishedRun:
         dataset: Its data.
         crop: Brings images to the network's size.
         model: The network.
+        normalize: Makes of pixels what it takes.
         splits: The images it was tested on, by split.
     """
 
@@ -51,6 +52,7 @@ class FinishedRun:
     dataset: Dataset
     crop: Crop
     model: nn.Module
+    normalize: Normalize
     splits: dict[str, Sequence[Sample]]
 
     @classmethod
@@ -72,7 +74,9 @@ class FinishedRun:
         )
         splits = choose_splits(dataset.splits(), cfg.protocol, cfg.val_fraction, cfg.seed)
         tested = {name: splits[name] for name in test_names(splits)}
-        return cls(folder, cfg, dataset, instantiate(cfg.crop), model, tested)
+        # The runs of a time when there was no choice had the statistics.
+        normalize = Normalize(dataset.channels, cfg.recipe.get("normalize", True))
+        return cls(folder, cfg, dataset, instantiate(cfg.crop), model, normalize, tested)
 
 
 def explain_runs(cfg: DictConfig) -> None:
@@ -91,7 +95,7 @@ def explain_runs(cfg: DictConfig) -> None:
     dataset = first.dataset
     names = short_names([run.folder for run in runs])
     networks = {
-        name: Network(run.model.to(device), Normalize(dataset.channels).to(device), dataset.multilabel)
+        name: Network(run.model.to(device), run.normalize.to(device), dataset.multilabel)
         for name, run in zip(names, runs, strict=True)
     }
     for name, run in zip(names, runs, strict=True):
@@ -142,6 +146,7 @@ def check_comparable(runs: Sequence[FinishedRun]) -> None:
             "classes": (list(ours.classes), list(theirs.classes)),
             "crop": (first.cfg.crop, run.cfg.crop),
             "channels": (ours.channels, theirs.channels),
+            "recipe.normalize": (first.normalize.mean.tolist(), run.normalize.mean.tolist()),  # what a hidden pixel is
             "test images": (_ids(first), _ids(run)),
         }
         for what, (one, other) in same.items():

@@ -12,9 +12,10 @@ from genaug.explaining.base import Explainer
 class IntegratedGradients(Explainer):
     """Shares out what the image's logit has more than the baseline's among the pixels.
 
-    The baseline is zero in normalised space: the mean colour. A pixel's value is the sum of its channels' absolute
-    attributions, the reduction that PAIR's ``saliency`` package shows (``VisualizeImageGrayscale``); it forgets the
-    sign. `Axiomatic Attribution for Deep Networks <https://arxiv.org/abs/1703.01365>`_.
+    The baseline is zero in what the network is fed: the mean colour, or black where the recipe does not normalise. A
+    pixel's value is the sum of its channels' absolute attributions, the reduction that PAIR's ``saliency`` package
+    shows (``VisualizeImageGrayscale``); it forgets the sign. `Axiomatic Attribution for Deep Networks
+    <https://arxiv.org/abs/1703.01365>`_.
 
     Args:
         n_steps: Points of the Gauss-Legendre integration, each a forward and a backward pass. The paper finds 20 to

@@ -13,8 +13,9 @@ class Occlusion(Explainer):
     """How much the class's logit falls when a window around the pixel is painted in the mean colour.
 
     All channels are hidden together; a pixel's value is the mean drop over the windows that cover it, with its sign:
-    negative where the network does better without. The colour is zero in normalised space. `Visualizing and
-    Understanding Convolutional Networks <https://arxiv.org/abs/1311.2901>`_.
+    negative where the network does better without. The colour is zero in what the network is fed: the mean, or black
+    where the recipe does not normalise. `Visualizing and Understanding Convolutional Networks
+    <https://arxiv.org/abs/1311.2901>`_.
 
     Args:
         window: Sides of the window as a fraction of the image's, in (0, 1].

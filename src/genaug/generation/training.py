@@ -27,6 +27,7 @@ from torch import Tensor
 from genaug.console import track
 from genaug.data.base import Dataset, Sample
 from genaug.data.reading import read_image
+from genaug.data.subsets import training_subset
 from genaug.generation.training_loop import Settings, fit
 from genaug.seeding import derive
 from genaug.synthesis.store import write_atomically
@@ -187,7 +188,8 @@ def _latents(vae: Any, pictures: Tensor, mirrored: bool, cache: Path) -> Tensor:
 def load_data(cfg: DictConfig) -> tuple[Captioned, Captioned]:
     """The training split of ``cfg.dataset``: what is learned from and what is held out."""
     dataset = instantiate(cfg.dataset)
-    data = read_captioned(dataset, dataset.splits()["train"], cfg.generator_training.image_size)
+    samples = training_subset(dataset.splits()["train"], **cfg.subset)
+    data = read_captioned(dataset, samples, cfg.generator_training.image_size)
     return hold_out(data, cfg.generator_training.held_out, cfg.seed)
 
 
@@ -206,7 +208,8 @@ def train_generator(cfg: DictConfig) -> Path:
     """Train a generator on the training split of ``cfg.dataset``; the same call goes on after a kill.
 
     Args:
-        cfg: The composed configuration: ``dataset``, ``generator_training``, ``seed`` and ``paths.output``.
+        cfg: The composed configuration: ``dataset``, ``subset``, ``generator_training``, ``seed`` and
+            ``paths.output``.
 
     Returns:
         The folder of the pipeline, ``generator`` in the run's folder; checkpoints and previews are in

@@ -27,6 +27,7 @@ from torch.nn import functional
 from genaug.console import track
 from genaug.data.base import Sample
 from genaug.data.reading import read_image
+from genaug.data.subsets import training_subset
 from genaug.functional.composite import cut_out, resize
 from genaug.functional.masks import mask_box
 from genaug.functional.pushpull import fill_holes
@@ -136,7 +137,7 @@ def read_cutouts(
 def load_cutouts(cfg: DictConfig, device: str) -> tuple[Captioned, Captioned]:
     """Cut-outs of the training split of ``cfg.dataset``: what is learned from and what is held out."""
     recipe, dataset = cfg.generator_training, instantiate(cfg.dataset)
-    samples = dataset.splits()["train"]
+    samples = training_subset(dataset.splits()["train"], **cfg.subset)
     folder = Path(cfg.paths.stores) / "masks"
     segmenter = instantiate(cfg.segmenter)
     masks = make_masks(samples, segmenter, dataset, folder, 1, device)
@@ -442,7 +443,8 @@ def train_transparency(cfg: DictConfig) -> Path:
     """Train what a generator needs to edit cut-outs; the same call goes on after a kill.
 
     Args:
-        cfg: The composed configuration: ``dataset``, ``segmenter``, ``generator_training``, ``seed`` and ``paths``.
+        cfg: The composed configuration: ``dataset``, ``subset``, ``segmenter``, ``generator_training``, ``seed``
+            and ``paths``.
 
     Returns:
         The folder of the autoencoder, ``transparency`` in the run's folder, the denoiser's LoRA in it; checkpoints and

@@ -36,7 +36,7 @@ def blur(images: Tensor, size: int = 11, sigma: float = 5.0) -> Tensor:
     Gaussian cut off at 11 pixels. Outside the image is zero.
 
     Args:
-        images: ``(N, C, H, W)``, normalised: zero is the mean colour.
+        images: ``(N, C, H, W)``, as the network is fed: zero is the mean colour, or black without normalisation.
         size: Of the kernel, odd.
         sigma: Of the Gaussian.
 

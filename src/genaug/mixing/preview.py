@@ -134,6 +134,7 @@ def first_batch(cfg: DictConfig) -> tuple[Mixed, Normalize, Sequence[str]]:
         Pieces,
         check_mixer,
         split,
+        weighted_loss,
     )  # after the configuration is known to be right: it is heavy
 
     with input_checks():
@@ -142,6 +143,7 @@ def first_batch(cfg: DictConfig) -> tuple[Mixed, Normalize, Sequence[str]]:
         if pieces.method.view is not None:
             log.warning("the real images are shown, without what method=%s makes of them", pieces.method.name)
             pieces.method.view = None
+        pieces.loss = weighted_loss(cfg, pieces, splits["train"])
         check_mixer(pieces, splits["train"])
     data = DataModule(
         pieces.dataset,
@@ -154,7 +156,7 @@ def first_batch(cfg: DictConfig) -> tuple[Mixed, Normalize, Sequence[str]]:
         masks=pieces.mixer.needs_masks,
     )
     batch = next(iter(data.train_dataloader()))
-    normalize = Normalize(pieces.dataset.channels)
+    normalize = Normalize(pieces.dataset.channels, cfg.recipe.normalize)
     context = Context(pieces.model.train(), pieces.loss, batch.get("mask"))
     with input_checks():  # a mixer that this network cannot serve says so now
         mixed = mix_once(pieces.mixer, normalize(batch["image"]), batch["target"], context, cfg.seed)
