@@ -224,7 +224,7 @@ def explain(overrides: list[str]) -> list[str]:
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             cfg = compose("config", groups)
-    except HydraException:  # the group itself is wrong, and Hydra has listed its choices
+    except (HydraException, ValueError):  # the group itself is wrong, and Hydra has said so
         return []
     return [line for key, _ in pairs if not (conf / key).is_dir() for line in _explain_key(cfg, key)]
 
