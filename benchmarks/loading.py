@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import queue
 import statistics
 import tempfile
@@ -155,7 +154,7 @@ def memory(packed: bool, entries: int, result: Any) -> None:
             replace(sample, id=f"train/{i:06}.png", path=Path(folder, ".", f"{i:06}.png")) for i in range(entries)
         ]
         for one in samples:
-            os.link(file, one.path)
+            one.path.symlink_to(file)
         real = RealImages(samples, 2) if packed else ListedImages(samples, 2)
         if packed:
             del samples
