@@ -26,6 +26,7 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from rich.console import Console
@@ -38,6 +39,7 @@ from genaug.data.images import ImageDataset, RealImages
 from genaug.data.transforms import ResizeCrop
 from genaug.methods.deda import Decouple, OnlineCombination, Parts
 from genaug.segmentation.grabcut import GrabCut
+from genaug.synthesis.runner import Runner
 
 
 class PlainCombination:
@@ -82,6 +84,11 @@ def write_pngs(dataset: CUB, decouple: Decouple, parts: Parts, folder: Path, cou
         Image.fromarray(files.get("cip.npy", image)).save(folder / f"{index}.cip.png")
 
 
+def runner(stores: Path) -> Runner:
+    """Offline work on the CPU."""
+    return Runner(pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False), stores)
+
+
 def measure(make: Callable[[], Any], count: int, result: Any) -> None:
     """In a fresh process: images per second over one epoch, and memory at its end in MiB."""
     torch.set_num_threads(1)
@@ -103,7 +110,7 @@ def vanilla_view(dataset: CUB, crop: ResizeCrop, count: int) -> ImageDataset:
 
 def deda_view(dataset: CUB, crop: ResizeCrop, count: int, stores: Path, p_aug: float) -> ImageDataset:
     samples = dataset.splits()["train"][:count]
-    parts = Decouple(GrabCut()).make(samples, dataset, stores, crop.side)
+    parts = Decouple(GrabCut()).make(samples, dataset, stores, crop.side, runner(stores))
     combined = OnlineCombination(p_aug=p_aug)(RealImages(samples, len(dataset.classes)), parts)
     return ImageDataset(combined, nn.Sequential(crop.train()), seed=0)
 
@@ -112,7 +119,7 @@ def compare(root: str, size: int, count: int, rounds: int, folder: Path) -> list
     """Medians of all views at one image size."""
     dataset, crop = CUB(root, image_size=size), ResizeCrop(size)
     decouple = Decouple(GrabCut())
-    parts = decouple.make(dataset.splits()["train"][:count], dataset, folder, crop.side)
+    parts = decouple.make(dataset.splits()["train"][:count], dataset, folder, crop.side, runner(folder))
     write_pngs(dataset, decouple, parts, folder / "png", count)
     views: dict[str, Callable[[], Any]] = {"vanilla": partial(vanilla_view, dataset, crop, count)}
     for p_aug, name in ((0.5, ""), (1.0, " p_aug=1")):
