@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-
 import math
 
 import numpy as np
@@ -22,7 +21,7 @@ def score(logits, targets, valid=None, batches: int = 1):
 
 
 def voc_kit(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """11-point and all-point average precision as VOC's development kits compute them, image by image; 0 is difficult."""
+    """11-point and all-point average precision as VOC's kits compute them, image by image; 0 is difficult."""
     order = np.argsort(-scores, kind="stable")
     hits, misses = np.cumsum(labels[order] > 0), np.cumsum(labels[order] < 0)
     recall, precision = hits / (labels > 0).sum(), hits / np.maximum(hits + misses, 1e-9)

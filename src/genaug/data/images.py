@@ -7,7 +7,6 @@ resumed run. A sampler therefore hands out keys ``(epoch, index, valid)`` instea
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -61,6 +60,7 @@ def one_hot(label: int | tuple[int, ...], num_classes: int) -> np.ndarray:
 def target_of(sample: Sample, num_classes: int) -> np.ndarray:
     """What a sample shows, as a ``(K,)`` float32 row; NaN where nobody knows.
 
+    >>> from pathlib import Path
     >>> target_of(Sample("a.jpg", Path("a.jpg"), (0,), unknown=(2,)), 3).tolist()
     [1.0, 0.0, nan]
     """
@@ -154,7 +154,7 @@ class ImageDataset(TorchDataset):
         return len(self.source)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """``image`` (H, W, C) uint8, ``target`` (K,) float (NaN = unknown), ``group`` (-1 = none), ``valid``, ``index``.
+        """``image`` (H, W, C) uint8, ``target`` (K,) of :func:`target_of`, ``group`` (-1 = none), ``valid``, ``index``.
 
         With masks also ``mask`` (H, W) bool.
         """

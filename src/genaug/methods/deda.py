@@ -380,7 +380,8 @@ class Combined:
             raise ValueError("cip=other_image needs scenes of at least two images; there are fewer. Use cip=own.")
         if self.settings.cip == "other_class":
             self._check_scenes()
-        if self.settings.p_mix > 0 and len(self.objects) and not any(map(self._has_partner, self.objects)):
+        alone = not any(self._has_partner(index) for index in map(int, self.objects))
+        if self.settings.p_mix > 0 and len(self.objects) and alone:
             raise ValueError("p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0.")
 
     def _check_scenes(self) -> None:
