@@ -107,6 +107,8 @@ def test_what_nobody_knows_is_no_number(tmp_path):
         np.testing.assert_array_equal(row, [np.nan, 0, 1, np.nan])
     assert target_of(Sample("b.png", Path("b.png"), ()), 2).tolist() == [0, 0]
     assert target_of(Sample("c.png", Path("c.png"), 1), 2).tolist() == [0, 1]
+    half = Sample("d.png", Path("d.png"), 1, soft_label=((0, 0.25), (1, 0.75)))
+    assert target_of(half, 3).tolist() == [0.25, 0.75, 0]
 
 
 def test_real_images_are_the_files(tmp_path):

@@ -58,13 +58,15 @@ def one_hot(label: int | tuple[int, ...], num_classes: int) -> np.ndarray:
 
 
 def target_of(sample: Sample, num_classes: int) -> np.ndarray:
-    """What a sample shows, as a ``(K,)`` float32 row; NaN where nobody knows.
+    """What a sample shows, as a ``(K,)`` float32 row: its soft label where it has one; NaN where nobody knows.
 
     >>> from pathlib import Path
     >>> target_of(Sample("a.jpg", Path("a.jpg"), (0,), unknown=(2,)), 3).tolist()
     [1.0, 0.0, nan]
     """
-    row = one_hot(sample.label, num_classes)
+    row = one_hot(() if sample.soft_label else sample.label, num_classes)
+    for label, weight in sample.soft_label:
+        row[label] = weight
     row[list(sample.unknown)] = np.nan
     return row
 
