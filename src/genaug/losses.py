@@ -18,6 +18,8 @@ TINY = 1e-12
 class SoftCrossEntropy(nn.Module):
     """Cross-entropy of softmax probabilities against soft labels, averaged over the batch.
 
+    A label must be known: of classes that exclude each other, NaN for one leaves the others open, and the loss is NaN.
+
     Args:
         label_smoothing: Share of each label that is spread evenly over all classes, in [0, 1].
         spread: Among how many classes the share is divided: ``all`` K, as torch does, or the K - 1 ``others``. As in
@@ -69,9 +71,12 @@ class SoftCrossEntropy(nn.Module):
 
 
 class SoftBCE(nn.Module):
-    """Binary cross-entropy of each class's sigmoid against its soft label, averaged over classes and batch.
+    """Binary cross-entropy of each class's sigmoid against its soft label, averaged over all labels that are known.
 
-    >>> SoftBCE()(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))  # log(2)
+    A label that is NaN is unknown and left out; where all are, the loss is 0 and so are its gradients. A label above 1,
+    which SnapMix can give to a class that both images show, counts as 1: the loss would have no lower bound otherwise.
+
+    >>> SoftBCE()(torch.zeros(1, 2), torch.tensor([[1.0, float("nan")]]))  # log(2)
     tensor(0.6931)
     """
 
@@ -80,11 +85,14 @@ class SoftBCE(nn.Module):
 
         Args:
             logits: ``(B, K)``.
-            targets: ``(B, K)``, each number in [0, 1].
+            targets: ``(B, K)``, each number in [0, 1] or NaN.
         """
         _check_shapes(logits, targets)
         logits = logits.float() if logits.dtype.itemsize < 4 else logits
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits))
+        known = ~targets.isnan()
+        labels = torch.where(known, targets, 0).clamp(max=1).to(logits)
+        summed = F.binary_cross_entropy_with_logits(logits, labels, weight=known.to(logits), reduction="sum")
+        return summed / known.sum().clamp(min=1)
 
 
 def inverse_frequency(counts: Sequence[int]) -> list[float]:

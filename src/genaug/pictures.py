@@ -13,7 +13,7 @@ from genaug.synthesis.store import write_atomically
 
 
 def label_text(row: Sequence[float], classes: Sequence[str], limit: int = 2) -> str:
-    """The classes of a soft label, the heaviest first.
+    """The classes of a soft label, the heaviest first; what is unknown (NaN) is left out.
 
     >>> label_text([0.3, 0.0, 0.7], ["crow", "gull", "wren"])
     '0.70 wren + 0.30 crow'
@@ -21,7 +21,7 @@ def label_text(row: Sequence[float], classes: Sequence[str], limit: int = 2) -> 
     'gull'
     """
     ranked = sorted(((weight, name) for weight, name in zip(row, classes, strict=True) if weight > 0.005), reverse=True)
-    if len(ranked) == 1:
+    if len(ranked) == 1 and ranked[0][0] > 0.995:
         return ranked[0][1]
     return " + ".join(f"{weight:.2f} {name}" for weight, name in ranked[:limit])
 

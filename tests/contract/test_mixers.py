@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 from torch.nn import functional as F
 
-from genaug.losses import SoftCrossEntropy
+from genaug.losses import SoftBCE, SoftCrossEntropy
 from genaug.mixing.base import Context, Identity, Mixer
 from genaug.models.tiny import tiny
 
@@ -86,6 +86,47 @@ def test_multi_hot_labels_stay_between_those_that_came_in(mixer, context):
     mixed = mixer(images, targets, generator(), context)[1]
     torch.testing.assert_close(mixed[:, 0], torch.ones(6))
     assert (mixed <= targets.max(dim=0).values + 1e-6).all()
+
+
+def multi_hot(mixer: Mixer, unknown: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix five images of several labels each.
+
+    Returns:
+        Labels of the mixed images, of which the first five columns are what share of each image is in them, and the
+        last is unknown in image ``unknown``; the labels that came in; and the network's classes that there are.
+    """
+    images, own = batch(CLASSES)
+    several = (torch.rand(CLASSES, 3, generator=generator(seed)) < 0.5).float()
+    several[1] = 0  # an image without any
+    last = torch.zeros(CLASSES, 1)
+    last[unknown] = float("nan")
+    targets = torch.cat([own, several, last], dim=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        context = Context(tiny(num_classes=targets.shape[1], width=8), SoftBCE())
+    mixed, labels = mixer(images, targets, generator(seed), context)
+    assert torch.isfinite(mixed).all()
+    assert all(torch.isfinite(loss) for loss in context.extra_losses)
+    assert torch.isfinite(SoftBCE()(torch.zeros_like(labels), labels))
+    return labels, targets, labels[:, :CLASSES]
+
+
+@pytest.mark.parametrize("unknown", range(CLASSES))
+def test_what_is_unknown_in_an_image_is_so_where_it_has_a_share(mixer, unknown):
+    kept = 0
+    for seed in range(6):
+        labels, _, shares = multi_hot(mixer, unknown, seed)
+        assert torch.equal(labels[:, -1].isnan(), shares[:, unknown] > 0)
+        assert (labels[~labels[:, -1].isnan(), -1] == 0).all()
+        assert torch.isfinite(labels[:, :-1]).all()
+        kept += int((~labels[:, -1].isnan()).sum())
+    assert kept  # not everything has become unknown
+
+
+def test_several_labels_an_image_are_weighted_by_its_share(mixer):
+    for seed in range(4):
+        labels, targets, shares = multi_hot(mixer, 0, seed)
+        torch.testing.assert_close(labels[:, :-1], shares @ targets[:, :-1])
 
 
 def test_arguments_are_not_changed(mixer, context):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -255,6 +256,19 @@ def test_other_settings_are_another_store(tmp_path, calls, settings, side):
     assert len(calls) == 8
 
 
+def test_images_that_nobody_annotated_stay_as_they_are(tmp_path, caplog):
+    samples = photographs(tmp_path)
+    some = [samples[0], replace(samples[1], mask=None), *samples[2:]]
+    parts = Decouple(Annotated()).make(some, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
+    assert parts.has_cdp.tolist() == parts.has_cip.tolist() == [True, False, True, True]
+    assert (parts.report()["images"], parts.report()["without_mask"], parts.report()["masks"]["n"]) == (4, 1, 3)
+    assert "1 of 4 images have no mask" in caplog.text
+    assert [stage.count for stage in Decouple(Annotated()).plan(some, BIRDS, tmp_path)] == [3, 3]
+    none = [replace(sample, mask=None) for sample in samples]
+    with pytest.raises(RuntimeError, match=r"(?s)4 of 4 images .*segmenter=annotated needs"):
+        Decouple(Annotated()).make(none, BIRDS, tmp_path / "stores", side=40, runner=RUNNER)
+
+
 def test_masks_that_give_nothing_are_refused_with_their_count(tmp_path):
     samples = photographs(tmp_path, count=2)
     with pytest.raises(ValueError, match=r"masks of 2 images gave 0 objects and 2 scenes.*stores"):
@@ -299,6 +313,9 @@ class Keys:
 
     def key(self, sample_id: str) -> str:
         return f"k{Path(sample_id).stem}"
+
+    def __contains__(self, sample_id: str) -> bool:
+        return True
 
 
 class Copies:
@@ -532,7 +549,61 @@ def test_labels_with_several_classes_are_mixed_by_area(tmp_path):
     real_and_parts = world(tmp_path, **(TWO | {"labels": labels, "objects": {}, "places": {2: [0.1, 0.1, 0.25]}}))
     combined = view(real_and_parts, p_aug=1.0, p_mix=1.0, placement="original", label_area="full")
     for _, label in draws(combined, 20, 0):
-        assert label.tolist() == [0.5, 0.5, 0.5]  # only sample 1 shares no class
+        assert label.tolist() == [0.5, 0.5, 0.5]  # only sample 1 has a class that sample 0 has not
+
+
+def partners(combined: Combined, index: int) -> set[int]:
+    """Whose objects are put beside that of image ``index``."""
+    seen = {number for image, _ in draws(combined, 100, index) for number, _ in objects_of(image)}
+    return seen - {index}
+
+
+def test_a_second_object_brings_a_class_that_the_first_lacks(tmp_path):
+    labels = ((0, 1), (0, 2), (0,), (0, 1, 2))
+    combined = view(world(tmp_path, labels=labels), p_aug=1.0, p_mix=1.0, size=(0.25, 0.25))
+    assert [partners(combined, index) for index in range(4)] == [{1, 3}, {0, 3}, {0, 1, 3}, set()]
+
+
+def test_an_image_of_no_class_stays_as_it_is_and_gives_its_scene(tmp_path):
+    combined = view(world(tmp_path, labels=((0,), (), (1,))), p_aug=1.0, p_mix=1.0)
+    for image, label in draws(combined, 20, 1):
+        assert (image == REAL).all()
+        assert label.tolist() == [0, 0]
+    drawn = list(draws(combined, 50, 0))
+    assert {scene_of(image) for image, _ in drawn} == {1, 2}
+    assert {number for image, _ in drawn for number, _ in objects_of(image)} == {0, 2}
+
+
+def with_unknown(real_and_parts: tuple[Real, Parts], unknown: dict[int, tuple[int, ...]]) -> tuple[Real, Parts]:
+    real, parts = real_and_parts
+    real.samples = [replace(one, unknown=unknown.get(i, ())) for i, one in enumerate(real.samples)]
+    return real, parts
+
+
+@pytest.mark.parametrize(
+    ("unknown", "expected"),
+    [
+        ({0: (2,)}, [0.5, 0.5, None, 0]),  # of the object
+        ({1: (2,)}, [0.5, 0.5, None, 0]),  # of the other object
+        ({2: (2,)}, [0.5, 0.5, None, 0]),  # of the scene
+        ({2: (0, 3)}, [0.5, 0.5, 0, None]),  # what an object shows is there whatever the scene has
+        ({1: (0,)}, [None, 0.5, 0, 0]),
+    ],
+)
+def test_what_is_unknown_stays_so(tmp_path, unknown, expected):
+    far = {0: [0.2, 0.2, 0.25], 1: [0.8, 0.8, 0.25]}
+    labels = ((0,), (1,), (), (3,))
+    made = world(tmp_path, labels=labels, places=far, no_cip=(0, 1, 3), no_cdp=(3,))
+    combined = view(with_unknown(made, unknown), p_aug=1.0, p_mix=1.0, cip="other_class", placement="original")
+    label = combined.draw(0, np.random.default_rng(0))[1].tolist()
+    assert [None if math.isnan(one) else one for one in label] == expected
+
+
+def test_what_is_unknown_of_a_hidden_object_does_not_matter(tmp_path):
+    there = {0: [0.5, 0.5, 0.25], 1: [0.5, 0.5, 0.25]}
+    made = with_unknown(world(tmp_path, labels=((0,), (1,), (2,)), places=there, no_cdp=(2,)), {0: (2,)})
+    combined = view(made, p_aug=1.0, p_mix=1.0, placement="original")
+    assert combined.draw(0, np.random.default_rng(0))[1].tolist() == [0, 1, 0]
 
 
 # --- placement -----------------------------------------------------------------------------------------------------
@@ -710,7 +781,7 @@ def test_bad_arguments_are_refused(name, value, message):
         ({"labels": (0, 1), "no_cip": (0,)}, {}, "cip=other_image needs scenes of at least two images.*cip=own"),
         ({"labels": (0, 0, 1), "no_cip": (2,)}, {"cip": "other_class"}, "two classes. Use cip=other_image"),
         ({"labels": (0, 0, 1), "no_cdp": (2,)}, {}, "p_mix > 0 needs objects of at least two classes.*p_mix=0"),
-        ({"labels": ((0,), (0, 1))}, {}, "0.png.*p_mix=0"),
+        ({"labels": ((0, 1), (0, 1), ())}, {}, "p_mix > 0 needs objects of at least two classes.*p_mix=0"),
         ({"labels": ((0,), (1,), (0, 1))}, {"p_mix": 0, "cip": "other_class"}, "2.png.*cip=other_image"),
     ],
 )
@@ -723,7 +794,7 @@ def test_what_is_refused_above_goes_with_the_advice(tmp_path):
     view(world(tmp_path / "a", labels=(0, 1), no_cip=(0,)), cip="own")
     view(world(tmp_path / "b", labels=(0, 0, 1), no_cip=(2,)), cip="other_image")
     view(world(tmp_path / "c", labels=(0, 0, 1), no_cdp=(2,)), p_mix=0.0)
-    view(world(tmp_path / "d", labels=((0,), (0, 1))), p_mix=0.0)
+    view(world(tmp_path / "d", labels=((0, 1), (0, 1), ())), p_mix=0.0)
     view(world(tmp_path / "e", labels=((0,), (1,), (0, 1))), p_mix=0.0)
 
 

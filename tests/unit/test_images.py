@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from genaug.data.base import Sample
-from genaug.data.images import ImageDataset, KeySampler, RealImages, one_hot
+from genaug.data.images import ImageDataset, KeySampler, RealImages, one_hot, target_of
 
 # --- the sampler ---------------------------------------------------------------------------------------------------
 
@@ -96,6 +96,19 @@ def test_one_hot_by_hand():
     assert one_hot((), 2).tolist() == [0, 0]
     assert one_hot((2, 0), 3).tolist() == [1, 0, 1]
     assert one_hot(0, 1).dtype == np.float32
+
+
+def test_what_nobody_knows_is_no_number(tmp_path):
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png")
+    sample = Sample("a.png", tmp_path / "a.png", (2,), unknown=(0, 3))
+    drawn = RealImages([sample], 4).draw(0, np.random.default_rng(0))[1]
+    for row in (target_of(sample, 4), drawn):
+        assert row.dtype == np.float32
+        np.testing.assert_array_equal(row, [np.nan, 0, 1, np.nan])
+    assert target_of(Sample("b.png", Path("b.png"), ()), 2).tolist() == [0, 0]
+    assert target_of(Sample("c.png", Path("c.png"), 1), 2).tolist() == [0, 1]
+    half = Sample("d.png", Path("d.png"), 1, soft_label=((0, 0.25), (1, 0.75)))
+    assert target_of(half, 3).tolist() == [0.25, 0.75, 0]
 
 
 def test_real_images_are_the_files(tmp_path):

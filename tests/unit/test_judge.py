@@ -4,6 +4,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,17 @@ def test_several_classes(tmp_path):
     assert [record["right"] for record in found.records] == [True, True, True, False]
     assert [record["predicted"] for record in found.records] == [RED, BLUE, GREEN, RED]
     assert found.records[0]["label"] == (RED, BLUE)
+
+
+def test_what_is_unknown_is_no_answer(tmp_path):
+    sample = replace(draw(tmp_path, "0", (BLUE,), RED), unknown=(RED,))
+    ranked = np.argsort(believed(sample))
+    assert ranked[-1] == RED
+    for target, explained in (("predicted", int(ranked[-2])), ("label", BLUE)):
+        found = look([sample], given=network(multilabel=True), target=target)
+        assert found.records[0]["predicted"] == ranked[-2]
+        assert found.records[0]["explained"] == explained
+        assert found.records[0]["right"] == (ranked[-2] == BLUE)
 
 
 class Broken(Colours):

@@ -111,6 +111,31 @@ def test_bce_is_torchs():
     torch.testing.assert_close(SoftBCE()(logits, targets), torch.nn.BCEWithLogitsLoss()(logits, targets))
 
 
+def test_bce_leaves_out_what_is_unknown():
+    targets, nan = torch.tensor([[1.0, 0.0], [0.25, 1.0]]), float("nan")
+    logits = torch.tensor([[0.3, -1.0], [2.0, 0.5]], requires_grad=True)
+    each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    loss = SoftBCE()(logits, torch.tensor([[1.0, nan], [0.25, 1.0]]))
+    torch.testing.assert_close(loss, (each[0, 0] + each[1, 0] + each[1, 1]) / 3)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient[0, 1] == 0
+    assert (gradient[[0, 1, 1], [0, 0, 1]] != 0).all()
+
+
+def test_bce_of_nothing_known_teaches_nothing():
+    logits = torch.tensor([[30.0, -30.0]], requires_grad=True)
+    loss = SoftBCE()(logits, torch.full((1, 2), float("nan")))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad.tolist() == [[0, 0]]
+
+
+def test_bce_counts_what_is_more_than_certain_as_certain():
+    for large in (10.0, 1000.0):
+        loss = SoftBCE()(torch.tensor([[large]]), torch.tensor([[1.5]]))
+        assert loss.item() == pytest.approx(0, abs=1e-4)
+
+
 @pytest.mark.parametrize("loss", [SoftCrossEntropy(0.1), SoftBCE()])
 def test_half_precision_logits_are_not_rounded_again(loss):
     logits = torch.tensor([[11.0, -11.0, 3.0]], dtype=torch.float16)

@@ -4,6 +4,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from genaug.data.base import Sample
 from genaug.functional.masks import box_slices, coverage, dilate, iou, keep_inside, mask_box
 from genaug.segmentation import masks as masks_module
 from genaug.segmentation.base import Segmentation, Segmenter, Words
-from genaug.segmentation.masks import decode_mask, encode_mask, inside_box, make_masks, mask_key
+from genaug.segmentation.masks import decode_mask, encode_mask, inside_box, make_masks, mask_key, questions, union
 
 # --- arithmetic ---------------------------------------------------------------------------------------------------
 
@@ -281,10 +282,13 @@ def test_class_names_reach_those_that_read_them_and_count_for_them_alone(samples
     mixed = [replace(sample, label=label) for sample, label in zip(samples, (0, 1, (0,), (0, 1), 1, 0), strict=True)]
     segmenter = Batched()
     make_masks(mixed, segmenter, BIRDS, tmp_path / "store", workers=1)
-    assert segmenter.words == [Words("bird", name) for name in ("tern", "gull", "tern", "", "gull", "tern")]
+    one, both = [Words("tern")], [Words("tern"), Words("gull")]  # labels of multi-label data are the words themselves
+    assert segmenter.words == [
+        Words("bird", "tern"), Words("bird", "gull"), *one, *both, Words("bird", "gull"), Words("bird", "tern")
+    ]  # fmt: skip
     again = Batched()
     make_masks(mixed, again, showing("bird", classes=("tern", "goose")), tmp_path / "store", workers=1)
-    assert [name for batch in again.batches for name in batch] == ["a/1.png", "a/4.png"]
+    assert [name for batch in again.batches for name in batch] == ["a/1.png", "a/3.png", "a/3.png", "a/4.png"]
     blind = Red()
     keys = [
         make_masks(mixed, blind, showing("bird", classes=names), tmp_path / "store", 1)
@@ -296,19 +300,10 @@ def test_class_names_reach_those_that_read_them_and_count_for_them_alone(samples
 
 
 def test_each_sample_is_asked_for_the_superclass_of_its_class(samples, tmp_path):
-    mixed = [
-        replace(sample, label=label) for sample, label in zip(samples, (0, 1, 2, (1,), (0, 1), (1, 2)), strict=True)
-    ]
+    mixed = [replace(sample, label=number) for number, sample in enumerate(samples[:3])]
     zoo, segmenter = showing("bird", "snake", "snake", classes=("tern", "adder", "boa")), Batched()
     masks = make_masks(mixed, segmenter, zoo, tmp_path / "store", workers=1)
-    assert segmenter.words == [
-        Words("bird", "tern"),
-        Words("snake", "adder"),
-        Words("snake", "boa"),
-        Words("snake", "adder"),
-        Words("object"),  # a bird and a snake
-        Words("snake"),  # an adder and a boa
-    ]
+    assert segmenter.words == [Words("bird", "tern"), Words("snake", "adder"), Words("snake", "boa")]
     assert masks.key("a/1.png") == mask_key(mixed[1], "snake", "adder")
     # A store of birds alone is found again by the birds of a zoo.
     make_masks(mixed[:1], again := Red(), BIRDS, tmp_path / "store", workers=1)
@@ -435,3 +430,31 @@ def test_a_ground_truth_of_another_size_is_refused(tmp_path):
     sample = planted(tmp_path, 1, np.ones((6, 8), bool), truth=np.ones((8, 6), bool))
     with pytest.raises(RuntimeError, match=r"1\.png.*\(6, 8\) and \(8, 6\)"):
         make_masks([sample], Red(), BIRDS, tmp_path / "store", workers=1)
+
+
+def test_what_is_found_of_several_labels_is_one_mask():
+    left, right = rectangle((3, 4), 0, 0, 3, 1), rectangle((3, 4), 0, 3, 3, 1)
+    both = union([Segmentation(left, 0.9, "box"), Segmentation(right, 0.4, "box"), Segmentation(left, 0.5, "fallback")])
+    assert (both.mask == left | right).all()
+    assert (both.score, both.note) == (0.4, "box, fallback")
+    assert union([Segmentation(left, 0.9, "box"), Segmentation(right, None, "box")]).score is None
+    assert union([one := Segmentation(left, 0.9, "box")]) is one
+
+
+@pytest.mark.parametrize(
+    ("label", "reading", "blind"),
+    [
+        (1, (Words("snake", "adder"),), "snake"),
+        ((1,), (Words("adder"),), "snake"),
+        ((0, 1), (Words("tern"), Words("adder")), "object"),  # a bird and a snake
+        ((1, 2), (Words("adder"), Words("boa")), "snake"),
+        ((), (Words("object"),), "object"),
+    ],
+)
+def test_the_questions_of_a_sample(label, reading, blind):
+    sample, zoo = (
+        Sample("0.png", Path("0.png"), label),
+        showing("bird", "snake", "snake", classes=("tern", "adder", "boa")),
+    )
+    assert questions(sample, zoo, reads_class=True) == reading
+    assert questions(sample, zoo, reads_class=False) == (Words(blind),)

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from genaug.mixing.base import Context, draw_beta, draw_lam, draw_pairing, mix_targets
+from genaug.mixing.base import (
+    Context,
+    add_targets,
+    combine_targets,
+    draw_beta,
+    draw_lam,
+    draw_pairing,
+    mix_targets,
+)
 from genaug.mixing.mixup import MixUp, mixup
 
 
@@ -130,3 +138,33 @@ def test_targets_alone_by_hand():
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         MixUp(**arguments)
+
+
+# --- what is unknown -----------------------------------------------------------------------------------------------
+
+NAN = float("nan")
+KNOWN_AND_NOT = torch.tensor([[NAN, 1.0, 0.0], [1.0, NAN, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("lam", "expected"),
+    [
+        ([0.75, 0.75], [[NAN, NAN, 0], [NAN, NAN, 0]]),
+        ([1.0, 0.75], [[NAN, 1, 0], [NAN, NAN, 0]]),  # nothing of the partner, nothing of what is unknown in it
+        ([0.0, 1.0], [[1, NAN, 0], [1, NAN, 0]]),
+    ],
+)
+def test_what_is_unknown_in_a_part_is_so_in_the_mixture(lam, expected):
+    mixed = mix_targets(KNOWN_AND_NOT, torch.tensor([1, 0]), torch.tensor(lam))
+    torch.testing.assert_close(mixed, torch.tensor(expected), equal_nan=True)
+    shares = torch.zeros(2, 2)
+    shares[[0, 1], [0, 1]], shares[[0, 1], [1, 0]] = torch.tensor(lam), 1 - torch.tensor(lam)
+    torch.testing.assert_close(combine_targets(KNOWN_AND_NOT, shares), torch.tensor(expected), equal_nan=True)
+    added = add_targets(KNOWN_AND_NOT, torch.tensor(lam), KNOWN_AND_NOT.flip(0), 1 - torch.tensor(lam))
+    torch.testing.assert_close(added, torch.tensor(expected), equal_nan=True)
+
+
+def test_targets_are_not_written_to():
+    kept = KNOWN_AND_NOT.clone()
+    mix_targets(KNOWN_AND_NOT, torch.tensor([1, 0]), torch.tensor([0.0, 0.5]))
+    torch.testing.assert_close(KNOWN_AND_NOT, kept, equal_nan=True)

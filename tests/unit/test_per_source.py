@@ -160,6 +160,21 @@ def test_each_source_gets_its_copies_with_its_label_and_size(kind, samples, tmp_
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_several_classes_an_image(kind, samples, tmp_path):
+    labels, unknown = ((0, 1), (), (1,), (0,), ()), ((), (0,), (0,), (), ())
+    several = [replace(one, label=a, unknown=b) for one, a, b in zip(samples, labels, unknown, strict=True)]
+    one = method(kind, Painter())
+    assert one.plan(several, BIRDS, tmp_path)[-1].count == 3
+    made = make(one, several, tmp_path)
+    assert [(job.label, job.prompt) for job in made.jobs] == [
+        ((0, 1), "a photo of an azure jay and a green finch"),
+        ((1,), "a photo of a green finch"),
+        ((0,), "a photo of an azure jay"),
+    ]  # there is no word for an image of no class
+    assert [(sample.label, sample.unknown) for sample in made.samples] == [((0, 1), ()), ((1,), (0,)), ((0,), ())]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_generator_is_asked_in_batches_of_one_size(kind, samples, tmp_path):
     painter = Painter(batch_size=2)
     make(method(kind, painter, scale=2), samples, tmp_path)

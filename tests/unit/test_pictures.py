@@ -18,6 +18,8 @@ CLASSES = ["crow", "gull", "wren"]
         ([0.2, 0.5, 0.3], 3, "0.50 gull + 0.30 wren + 0.20 crow"),
         ([0.004, 0.996, 0.0], 2, "gull"),  # too little to be named
         ([1.0, 0.0, 1.0], 2, "1.00 wren + 1.00 crow"),  # several classes
+        ([0.3, 0.0, 0.0], 2, "0.30 crow"),  # of several classes, beside an image without any
+        ([float("nan"), 1.0, 0.0], 2, "gull"),  # what is unknown is left out
         ([0.0, 0.0, 0.0], 2, ""),
     ],
 )

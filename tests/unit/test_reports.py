@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,23 @@ def test_cells_by_hand():
     assert row.cell("ood_snow") == "–"
     (single,) = gather([result(score=0.456)])["birds"]
     assert single.cell("test") == "45.6"
+
+
+def test_the_header_says_what_is_no_accuracy():
+    scores = {
+        "test": {"score": 0.6, "metric": "map", "n": 90},
+        "ood_snow": {"score": 0.2, "metric": "accuracy", "n": 8},
+    }
+    header, _ = comparison(gather([result("deda", 0, scores=scores)])["birds"])
+    assert header[2:4] == ["test map % (n=90)", "ood_snow % (n=8)"]
+
+
+def test_a_run_shows_every_way_of_averaging_precision(capsys):
+    scores = {"test": {"score": 0.5, "metric": "map", "n": 9, "map": 0.5, "map_voc2007": 0.6, "map_voc2010": 0.55}}
+    show_run(result(scores=scores), Path("run"))
+    shown = capsys.readouterr().out
+    for name, score in (("map", "50.0"), ("map_voc2007", "60.0"), ("map_voc2010", "55.0")):
+        assert re.search(rf"all: {name}\s.*{score}", shown)
 
 
 def test_comparison_by_hand():

@@ -195,6 +195,14 @@ def test_the_loss_of_training_is_used():
     assert maps.item() == pytest.approx(4 * 0.5 / 2)
 
 
+def test_what_is_unknown_does_not_count_in_the_gradient():
+    nan, model = float("nan"), Line(torch.full((1, 1, 1), 4.0))
+    targets = torch.tensor([[0.0, 1.0], [nan, 1.0], [nan, nan]])
+    maps = GradientSaliency()(torch.zeros(3, 1, 1, 1), targets, Context(model, SoftBCE()))
+    # The score is that of class 1, and three labels are known.
+    assert maps.flatten().tolist() == pytest.approx([3 * 4 * 0.5 / 3] * 2 + [0])
+
+
 def test_training_mode_takes_the_statistics_of_the_batch():
     class Normed(nn.Module):
         def __init__(self):
@@ -384,7 +392,7 @@ def test_class_activation_by_hand():
     model = Pooled([[1.0, 0.0], [-1.0, 2.0]])
     small = torch.tensor([[[1.0, 2.0], [3.0, -4.0]], [[5.0, 0.0], [0.0, 1.0]]])
     images = small.repeat_interleave(2, -1).repeat_interleave(2, -2).expand(3, 2, 4, 4)
-    targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])  # the last shows both classes
+    targets = torch.tensor([[1.0, float("nan")], [0.0, 1.0], [1.0, 1.0]])  # the last shows both classes
     maps = ClassActivation()(images, targets, Context(model))
     activations = torch.tensor([[[1.0, 2.0], [3.0, 0.0]], [[9.0, -2.0], [-3.0, 2.0]], [[10.0, 0.0], [0.0, 2.0]]])
     expected = F.interpolate(activations[:, None], (4, 4), mode="bilinear")[:, 0]

@@ -170,6 +170,10 @@ def test_images_with_several_labels_are_drawn_alike() -> None:
     assert (len(train), len(held)) == (15, 5)
     assert sorted(ids(train) + ids(held)) == ids(samples)
     assert len(few_shot(samples, shots=2, seed=0)) == 2 * 3  # three classes
+    # Images that show none of the classes are drawn like the others.
+    some = [Sample(one.id, one.path, () if i < 10 else one.label) for i, one in enumerate(samples)]
+    assert ids(hold_out(some, 0.25, seed=0)[1]) == ids(held)
+    assert len(few_shot(some, shots=2, seed=0)) == 2 * 3
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 20])

@@ -35,7 +35,7 @@ class Source(Protocol):
         """Number of images in an epoch."""
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Image ``index``: ``(H, W, C)`` uint8, and its soft label ``(K,)`` float32."""
+        """Image ``index``: ``(H, W, C)`` uint8, and its soft label ``(K,)`` float32, see :func:`target_of`."""
 
 
 @runtime_checkable
@@ -54,6 +54,20 @@ def one_hot(label: int | tuple[int, ...], num_classes: int) -> np.ndarray:
     """
     row = np.zeros(num_classes, dtype=np.float32)
     row[list(label) if isinstance(label, tuple) else label] = 1
+    return row
+
+
+def target_of(sample: Sample, num_classes: int) -> np.ndarray:
+    """What a sample shows, as a ``(K,)`` float32 row: its soft label where it has one; NaN where nobody knows.
+
+    >>> from pathlib import Path
+    >>> target_of(Sample("a.jpg", Path("a.jpg"), (0,), unknown=(2,)), 3).tolist()
+    [1.0, 0.0, nan]
+    """
+    row = one_hot(() if sample.soft_label else sample.label, num_classes)
+    for label, weight in sample.soft_label:
+        row[label] = weight
+    row[list(sample.unknown)] = np.nan
     return row
 
 
@@ -81,7 +95,7 @@ class RealImages:
         """See :meth:`Source.draw`; ``rng`` is not needed."""
         sample = self.samples[index]
         image = self.decoded.read(sample.path) if self.decoded else read_image(sample.path, self.channels)
-        return image, one_hot(sample.label, self.num_classes)
+        return image, target_of(sample, self.num_classes)
 
     def mask(self, index: int) -> np.ndarray:
         """See :meth:`MaskedSource.mask`."""
@@ -142,7 +156,7 @@ class ImageDataset(TorchDataset):
         return len(self.source)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """``image`` (H, W, C) uint8, ``target`` (K,) float, ``group`` (-1 = none), ``valid``, ``index``.
+        """``image`` (H, W, C) uint8, ``target`` (K,) of :func:`target_of`, ``group`` (-1 = none), ``valid``, ``index``.
 
         With masks also ``mask`` (H, W) bool.
         """

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from genaug.data.base import Dataset, Sample
 from genaug.data.datamodule import cores
-from genaug.data.images import one_hot
+from genaug.data.images import target_of
 from genaug.data.reading import read_image, read_mask
 from genaug.data.transforms import Crop
 from genaug.explaining.base import Explainer, undisturbed
@@ -266,8 +266,10 @@ class Judge:
         """Explain one group and feed the measures; returns the maps ``(B, H, W)``."""
         images = network.normalize(part.pixels.to(network.device))
         probabilities = network.of_normalized(images)
-        predicted = probabilities.argmax(dim=1)
-        likeliest = torch.where(part.targets.to(network.device) > 0, probabilities, -1).argmax(dim=1)
+        targets = part.targets.to(network.device)
+        # An answer that nobody can call right or wrong is none: the next one counts.
+        predicted = torch.where(targets.isnan(), -1, probabilities).argmax(dim=1)
+        likeliest = torch.where(targets > 0, probabilities, -1).argmax(dim=1)
         classes = likeliest if self.target == "label" else predicted
         seeds = [derive(self.seed, "explain", sample.id) for sample in part.samples]
         maps = self.explainer(network.model, images, classes, seeds)
@@ -304,7 +306,7 @@ class _Images:
     Attributes:
         samples: Where they come from.
         pixels: ``(B, H, W, C)`` uint8.
-        targets: ``(B, K)``.
+        targets: ``(B, K)``, NaN where nobody knows.
         masks: ``(B, H, W)`` bool, false where there is none.
         has_mask: For each image, whether the data has a mask for it.
     """
@@ -325,7 +327,7 @@ def _read(samples: Sequence[Sample], dataset: Dataset, crop: Crop) -> _Images:
         if sample.mask is not None:
             mask = torch.from_numpy(read_mask(sample.mask, sample.mask_values)).to(torch.uint8)[None] * 255
         masks.append(transform(mask)[0] > 127)
-    targets = [torch.from_numpy(one_hot(sample.label, len(dataset.classes))) for sample in samples]
+    targets = [torch.from_numpy(target_of(sample, len(dataset.classes))) for sample in samples]
     return _Images(
         samples,
         torch.stack(pixels),

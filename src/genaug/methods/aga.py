@@ -25,7 +25,7 @@ from genaug.seeding import derive
 from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks, usable_subjects, without_subject
 from genaug.synthesis.image_store import ImageStore
-from genaug.synthesis.images import SyntheticImages, class_name, cost_of
+from genaug.synthesis.images import SyntheticImages, cost_of, facts_of
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import content_key
@@ -253,7 +253,7 @@ class Composites:
             sources=(sample.id,),
             inputs=(self.masks.key(sample.id), background.key),
             prompt=background.prompt,
-            facts={"background": background.key, "class": class_name(sample.label, self.dataset.classes)},
+            facts={"background": background.key, **facts_of(sample, self.dataset.classes)},
         )
 
     def load(self, device: str) -> None:

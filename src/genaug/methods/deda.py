@@ -9,7 +9,7 @@ images (section 3, Table 6).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from genaug.console import track
 from genaug.data.base import Dataset, Sample
-from genaug.data.images import RealImages, Source
+from genaug.data.images import RealImages, Source, target_of
 from genaug.data.reading import read_image
 from genaug.functional.composite import cut_out, paste, resize, resize_quickly, rotate, visible_areas
 from genaug.functional.cutouts import on_white
@@ -32,6 +32,7 @@ from genaug.segmentation.masks import Masks, make_masks
 from genaug.synthesis.images import labels_of
 from genaug.synthesis.jobs import Stage
 from genaug.synthesis.object_edits import EditedObjects, ObjectEdits, Subject
+from genaug.synthesis.per_source import with_class
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import Store, content_key
 from genaug.threads import thread_pool
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 #: Raise it with every change of how parts come about: stores of another version are not used.
 VERSION = "decouple-3"
+
+#: What there is of an image that could not be segmented.
+NO_PARTS: Mapping[str, Any] = {"cdp": False, "cip": False, "place": [0.5, 0.5, 1.0]}
 
 CipFrom = Literal["other_image", "other_class", "own"]
 Placement = Literal["random", "original"]
@@ -52,7 +56,7 @@ class Parts:
     Args:
         store: Where objects and scenes are.
         samples: Whose.
-        masks: Of the samples.
+        masks: Of the samples; those without one have no parts.
         edited: The synthetic objects, if there are any.
 
     Attributes:
@@ -65,8 +69,8 @@ class Parts:
         self, store: Store, samples: Sequence[Sample], masks: Masks, edited: EditedObjects | None = None
     ) -> None:
         self.store, self.samples, self.masks, self.edited = store, list(samples), masks, edited
-        self.keys = [masks.key(sample.id) for sample in self.samples]
-        records = [store[key] for key in self.keys]
+        self.keys = [masks.key(sample.id) if sample.id in masks else "" for sample in self.samples]
+        records = [store[key] if key else NO_PARTS for key in self.keys]
         self.has_cdp = np.array([record["cdp"] for record in records], dtype=bool)
         self.has_cip = np.array([record["cip"] for record in records], dtype=bool)
         #: ``(n, 3)``: where the object was: centre x and y as fractions, its long side / the image's short side.
@@ -114,7 +118,7 @@ class Parts:
         row = [nothing if image is None else (image, name) for name, image in shown.items()]
         row.append((self.cip(index), "scene"))
         if self.has_cip.sum() > 1:
-            classes = 1 + max(max(labels_of(sample.label)) for sample in self.samples)
+            classes = 1 + max(label for one in self.samples for label in (*labels_of(one.label), *one.unknown))
             settings = OnlineCombination(p_aug=1.0, p_syn=0.0 if self.edited is None else 0.5, p_mix=0.0)
             combined = settings(RealImages(self.samples, classes), self)
             for number in (1, 2):
@@ -126,6 +130,7 @@ class Parts:
         """Mask quality, how many images gave an object and a scene, and what became of the synthetic objects."""
         return {
             "images": len(self.keys),
+            "without_mask": self.keys.count(""),
             "objects": int(self.has_cdp.sum()),
             "scenes": int(self.has_cip.sum()),
             "synthetic": sum(map(len, self.synthetic)),
@@ -138,7 +143,8 @@ class Decouple:
     """Offline part: masks, cut-outs, filled scenes and synthetic objects, each made once and found again by content.
 
     Args:
-        segmenter: Makes the masks; several objects of an image form one mask.
+        segmenter: Makes the masks; several objects of an image form one mask. An image that it cannot segment, where
+            only a part of a dataset is annotated, gives neither object nor scene.
         dilation: Pixels by which the hole is grown before it is filled, as a fraction of the scene's short side:
             keeps the object's rim out of the scene. Not given in the paper.
         min_object: Smallest share of the image a mask may cover to be used as an object.
@@ -172,8 +178,9 @@ class Decouple:
 
         All images are counted: which of them have no usable object is known once they are segmented.
         """
+        samples = self._segmentable(samples)
         stages = [Stage("masks", len(samples)), Stage("decoupled images", len(samples))]
-        return stages if self.edit is None else stages + self.edit.plan(samples, dataset)
+        return stages if self.edit is None else stages + self.edit.plan(with_class(samples), dataset)
 
     def make(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int, runner: Runner) -> Parts:
         """Decouple ``samples``; what an earlier run made is kept.
@@ -196,10 +203,13 @@ class Decouple:
             )
         if self.edit is not None:
             self.edit.check()
-        masks = make_masks(samples, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
+        able = self._segmentable(samples)
+        if left := len(samples) - len(able):
+            log.warning("%d of %d images have no mask to be cut along: they stay as they are", left, len(samples))
+        masks = make_masks(able, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
         settings = (str(value) for value in (side, self.dilation, self.min_object, self.min_scene))
         store = Store(folder / "parts" / content_key(self.segmenter.fingerprint, VERSION, *settings))
-        self._fill(store, samples, masks, side)
+        self._fill(store, able, masks, side)
         parts = Parts(store, samples, masks)
         if not parts.has_cdp.any() or not parts.has_cip.any():
             raise ValueError(
@@ -208,12 +218,15 @@ class Decouple:
             )
         if self.edit is None:
             return parts
-        subjects = [
-            self._subject(sample, masks, store) for sample, has in zip(samples, parts.has_cdp, strict=True) if has
-        ]
+        usable = [sample for sample, has in zip(samples, parts.has_cdp, strict=True) if has]
+        subjects = [self._subject(sample, masks, store) for sample in with_class(usable)]
         return Parts(
             store, samples, masks, self.edit.make(subjects, dataset, masks, folder, side, runner, self.workers)
         )
+
+    def _segmentable(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """The samples that the segmenter can do; all where it can do none, which it then says itself."""
+        return [sample for sample in samples if self.segmenter.can_segment(sample)] or samples
 
     def _subject(self, sample: Sample, masks: Masks, store: Store) -> Subject:
         """The object of a sample that has one, for the generator."""
@@ -281,13 +294,19 @@ class OnlineCombination:
     The object is the replaced image's own, real or synthetic, so that classes keep their frequencies. What the paper
     leaves open is an argument with a stated default: ``size``, ``flip``, ``rotation``, ``cip``, ``label_area``.
 
+    In multi-label data the object is all that an image shows, with all its labels. An image without a label is never
+    replaced, and gives its scene. What is unknown in an object or a scene is unknown in the combination, unless an
+    object shows it.
+
     Args:
         p_aug: Probability that a real image is replaced (Table 6: 0.5).
         p_syn: Probability that an object is a synthetic one, where it has any (Table 6: 0.25).
         p_mix: Probability that a replaced image gets a second object of another class (Table 6: 0.5; Figure 8c's
-            text finds 0.25 best on CUB). The label then follows the objects' areas in pixels, on the whole scene: the
-            recipe's crop comes after it, as it does for real images, and may cut off part of an object.
-        cip: Whose scene: ``other_image`` of any class, ``other_class``, or ``own`` (no replacement; Figure 9 b and c).
+            text finds 0.25 best on CUB); of several labels, the first must lack one. The label then follows the
+            objects' areas in pixels, on the whole scene: the recipe's crop comes after it, as it does for real images,
+            and may cut off part of an object.
+        cip: Whose scene: ``other_image`` of any class, ``other_class`` (no label in common), or ``own`` (no
+            replacement; Figure 9 b and c).
         placement: ``random`` size and position, or ``original`` (Figure 9 b and d).
         size: Range of the object's long side, as a share of the scene's short side, drawn uniformly.
         flip: Probability of a horizontal flip of an object.
@@ -344,71 +363,85 @@ class Combined:
         self.real, self.parts, self.settings = real, parts, settings
         self.samples, self.num_classes = real.samples, real.num_classes
         self.labels = [frozenset(labels_of(sample.label)) for sample in real.samples]
-        self.scenes, self.objects = np.flatnonzero(parts.has_cip), np.flatnonzero(parts.has_cdp)
+        placeable = parts.has_cdp & np.array([bool(labels) for labels in self.labels])
+        self.replaceable = placeable & parts.has_cip if settings.cip == "own" else placeable
+        self.scenes, self.objects = np.flatnonzero(parts.has_cip), np.flatnonzero(placeable)
+        self.classes = frozenset[int]().union(*(self.labels[i] for i in self.objects))
         self._check()
 
     def _check(self) -> None:
         """Every draw below ends: what is looked for exists.
 
         Raises:
-            ValueError: all scenes belong to one image, or an image has no partner that shares no class with it.
+            ValueError: all scenes belong to one image, an image has no scene that shares no class with it, or all
+                objects are of the same classes.
         """
         if self.settings.cip == "other_image" and len(self.scenes) < 2:
             raise ValueError("cip=other_image needs scenes of at least two images; there are fewer. Use cip=own.")
         if self.settings.cip == "other_class":
-            self._check_others(
-                self.scenes, "cip=other_class needs scenes of at least two classes. Use cip=other_image."
-            )
-        if self.settings.p_mix > 0:
-            self._check_others(
-                self.objects, "p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0."
-            )
+            self._check_scenes()
+        alone = not any(self._has_partner(index) for index in map(int, self.objects))
+        if self.settings.p_mix > 0 and len(self.objects) and alone:
+            raise ValueError("p_mix > 0 needs objects of at least two classes. Set method.view.p_mix=0.")
 
-    def _check_others(self, among: np.ndarray, needed: str) -> None:
-        """Whatever image is replaced, one of ``among`` shares no class with it."""
-        kinds = {self.labels[i] for i in among}
+    def _check_scenes(self) -> None:
+        """Whatever image is replaced, some scene shares no class with it."""
+        kinds = {self.labels[i] for i in self.scenes}
         for index in map(int, self.objects):
             if all(self.labels[index] & kind for kind in kinds):
-                raise ValueError(f"{self.samples[index].id} shares a class with all others: {needed}")
+                raise ValueError(
+                    f"{self.samples[index].id} shares a class with all others: cip=other_class needs scenes of at "
+                    "least two classes. Use cip=other_image."
+                )
+
+    def _has_partner(self, index: int) -> bool:
+        """Whether some object is of a class that object ``index`` is not."""
+        return bool(self.classes - self.labels[index])
 
     def __len__(self) -> int:
         return len(self.real)
 
     def draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`genaug.data.images.Source.draw`."""
-        replaceable = self.parts.has_cdp[index] and (self.settings.cip != "own" or self.parts.has_cip[index])
-        if not replaceable or rng.random() >= self.settings.p_aug:
+        if not self.replaceable[index] or rng.random() >= self.settings.p_aug:
             return self.real.draw(index, rng)
-        canvas = self.parts.cip(self._scene_for(index, rng))
+        scene = self._scene_for(index, rng)
+        canvas = self.parts.cip(scene)
         first_alpha, first_at = self._place(canvas, index, rng)
         label = self._label(index)
-        if rng.random() < self.settings.p_mix:
-            other = self._other_class(index, self.objects, rng)
+        if rng.random() < self.settings.p_mix and self._has_partner(index):
+            other = self._partner(index, rng)
             second_alpha, second_at = self._place(canvas, other, rng)
             label = self._mixed_label(label, (first_alpha, first_at), self._label(other), (second_alpha, second_at))
+        # What nobody could name was not cut out of its scene either.
+        unknown = [one for one in self.samples[scene].unknown if label[one] == 0]
+        label[unknown] = np.nan
         return canvas, label
 
     def _label(self, index: int) -> np.ndarray:
-        row = np.zeros(self.num_classes, dtype=np.float32)
-        row[list(self.labels[index])] = 1
-        return row
+        return target_of(self.samples[index], self.num_classes)
 
     def _scene_for(self, index: int, rng: np.random.Generator) -> int:
         if self.settings.cip == "own":
             return index
         if self.settings.cip == "other_class":
-            return self._other_class(index, self.scenes, rng)
+            return self._drawn(self.scenes, lambda other: not self.labels[index] & self.labels[other], rng)
         while (scene := int(rng.choice(self.scenes))) == index:
             pass
         return scene
 
-    def _other_class(self, index: int, among: np.ndarray, rng: np.random.Generator) -> int:
-        """A random one of ``among`` that shares no class with ``index``."""
+    def _partner(self, index: int, rng: np.random.Generator) -> int:
+        """A random object of a class that object ``index`` is not."""
+        return self._drawn(self.objects, lambda other: bool(self.labels[other] - self.labels[index]), rng)
+
+    @staticmethod
+    def _drawn(among: np.ndarray, suits: Callable[[int], bool], rng: np.random.Generator) -> int:
+        """A random one of ``among`` that suits; there is one."""
         for _ in range(32):
             other = int(rng.choice(among))
-            if not self.labels[index] & self.labels[other]:
+            if suits(other):
                 return other
-        return int(rng.choice([i for i in among if not self.labels[index] & self.labels[i]]))
+        return int(rng.choice([other for other in map(int, among) if suits(other)]))
 
     def _place(self, canvas: np.ndarray, index: int, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
         """Resize, flip and paste object ``index`` into ``canvas``; returns its alpha and top left corner."""
@@ -453,4 +486,6 @@ class Combined:
         else:
             areas = cv2.sumElems(first_part[0])[0], cv2.sumElems(second_part[0])[0]
         weight = areas[1] / max(areas[0] + areas[1], 1e-9)
+        # What is unknown of an object that cannot be seen does not matter.
+        first, second = first if weight < 1 else np.zeros_like(first), second if weight > 0 else np.zeros_like(second)
         return ((1 - weight) * first + weight * second).astype(np.float32)

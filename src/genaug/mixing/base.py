@@ -83,13 +83,14 @@ class Mixer(ABC):
 
         Args:
             images: ``(B, C, H, W)``, floating point.
-            targets: ``(B, K)``, floating point: one-hot, multi-hot or soft rows.
+            targets: ``(B, K)``, floating point: one-hot, multi-hot or soft rows, NaN for a class that is unknown.
             generator: CPU generator, the only source of randomness, so that CPU and GPU runs draw the same mixtures.
             context: What else is on offer.
 
         Returns:
             Images and targets of the same shapes, types and devices. A row of targets is a convex combination of
-            rows that came in; the result may be the arguments themselves where nothing was mixed.
+            rows that came in, and unknown where one with a share in it is; the result may be the arguments themselves
+            where nothing was mixed.
         """
 
 
@@ -182,6 +183,8 @@ def draw_lam(alpha: float, p: float, size: int, generator: torch.Generator) -> T
 def mix_targets(targets: Tensor, pairing: Tensor, lam: Tensor) -> Tensor:
     """Compute ``lam * targets + (1 - lam) * targets[pairing]``.
 
+    What is unknown (NaN) in one of the two is unknown in the mixture, unless that one has no share in it.
+
     Args:
         targets: ``(B, K)``.
         pairing: ``(B,)`` indices on the targets' device.
@@ -191,4 +194,46 @@ def mix_targets(targets: Tensor, pairing: Tensor, lam: Tensor) -> Tensor:
     tensor([[0.7500, 0.2500],
             [0.2500, 0.7500]])
     """
-    return targets[pairing].lerp_(targets, lam.to(targets, non_blocking=True).view(-1, 1))
+    share, partners = lam.to(targets, non_blocking=True).view(-1, 1), targets[pairing]
+    # A share of 0 times NaN would be NaN: who has no share is replaced by the other one.
+    return torch.where(share == 1, targets, partners).lerp_(torch.where(share == 0, partners, targets), share)
+
+
+def add_targets(one: Tensor, share: Tensor, other: Tensor, other_share: Tensor) -> Tensor:
+    """Compute ``share * one + other_share * other`` where shares need not sum to 1.
+
+    Unknown is what is so in a row with a share, as in :func:`mix_targets`.
+
+    Args:
+        one: ``(B, K)`` targets.
+        share: ``(B,)``, 0 or more, on the targets' device.
+        other: ``(B, K)``.
+        other_share: ``(B,)``.
+
+    >>> unknown = torch.tensor([[float("nan"), 1.0]])
+    >>> add_targets(torch.eye(2)[:1], torch.tensor([0.5]), unknown, torch.tensor([0.0]))
+    tensor([[0.5000, 0.0000]])
+    """
+    shares = share.to(one)[:, None], other_share.to(one)[:, None]
+    rows = (torch.where(weight > 0, row, 0) * weight for row, weight in zip((one, other), shares, strict=True))
+    return sum(rows, torch.zeros_like(one))
+
+
+def combine_targets(targets: Tensor, shares: Tensor) -> Tensor:
+    """Compute ``shares @ targets``; unknown is what is so in a row with a share, as in :func:`mix_targets`.
+
+    Args:
+        targets: ``(B, K)``.
+        shares: ``(N, B)``, 0 or more, on any device.
+
+    Returns:
+        ``(N, K)``.
+
+    >>> combine_targets(torch.tensor([[1.0, 0.0], [0.0, float("nan")]]), torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
+    tensor([[1.0000, 0.0000],
+            [0.5000,    nan]])
+    """
+    unknown, shares = targets.isnan(), shares.to(targets, non_blocking=True)
+    with torch.autocast(targets.device.type, enabled=False):
+        combined = shares @ torch.where(unknown, 0, targets)
+        return combined.masked_fill(shares @ unknown.to(targets) > 0, torch.nan)

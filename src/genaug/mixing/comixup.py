@@ -19,7 +19,7 @@ from genaug.functional.graph_cut import (
     minimise,
 )
 from genaug.functional.maps import peaks, sum_to_one
-from genaug.mixing.base import Context, Mixer, check_batch, check_mixing_arguments
+from genaug.mixing.base import Context, Mixer, check_batch, check_mixing_arguments, combine_targets
 from genaug.saliency.base import Saliency
 
 #: Cost of two labels side by side, of which one is a mixture with the other in it; 1 is that of labels apart.
@@ -372,5 +372,4 @@ def mix(images: Tensor, targets: Tensor, first: Tensor, second: Tensor, context:
             partners=weights.argsort(dim=1, descending=True, stable=True)[:, :3],
             own=own.repeat_interleave(side[0], 1).repeat_interleave(side[1], 2),
         )
-    with torch.autocast(targets.device.type, enabled=False):
-        return mixed, weights.to(targets, non_blocking=True) @ targets
+    return mixed, combine_targets(targets, weights)

@@ -12,6 +12,7 @@ from genaug.mixing.base import (
     Context,
     Mixer,
     Pairing,
+    add_targets,
     check_batch,
     check_mixing_arguments,
     draw_lam,
@@ -31,7 +32,7 @@ class SnapMix(Mixer):
 
     With the default saliency the network needs a convolutional feature map, pooled before a linear head: no vision
     transformer, see :class:`genaug.saliency.cam.ClassActivation`. In multi-label data a class that both images show
-    can get a weight above 1.
+    can get a weight above 1, which :class:`genaug.losses.SoftBCE` takes for 1.
 
     Args:
         saliency: Makes the semantic percent maps.
@@ -99,9 +100,9 @@ class SnapMix(Mixer):
     def _mix_targets(self, targets: Tensor, pairing: Tensor, own: Tensor, others: Tensor) -> Tensor:
         partners = targets[pairing]
         if self.double_same_class:
-            doubled = 1 + (targets == partners).all(dim=1)
+            doubled = 1 + torch.isclose(targets, partners, rtol=0, atol=0, equal_nan=True).all(dim=1)
             own, others = own * doubled, others * doubled
-        return targets * own.to(targets)[:, None] + partners * others.to(targets)[:, None]
+        return add_targets(targets, own, partners, others)
 
 
 def draw_centres(size: int, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -27,6 +27,9 @@ _SCALE = "method.scale="
 #: Measures of where a network looks, as they stand in tables.
 LOOKS = {"aic": "AIC ↑", "sic": "SIC ↑", "insertion": "insertion ↑", "deletion": "deletion ↓", "energy": "on object ↑"}
 
+#: What a run's table shows of a split beside its score, where it was computed.
+SHOWN_BESIDE = ("accuracy", "map_voc2007", "map_voc2010")
+
 #: The cell of what was not measured.
 NOTHING = "–"
 
@@ -56,8 +59,9 @@ def show_run(results: Results, folder: Path) -> None:
         table.add_row(
             split, "all" if metric == "accuracy" else f"all: {metric}", percent(score["score"]), str(score["n"])
         )
-        if metric != "accuracy" and "accuracy" in score:
-            table.add_row("", "all: accuracy", percent(score["accuracy"]), str(score["n"]))
+        for other in SHOWN_BESIDE:
+            if other != metric and other in score:
+                table.add_row("", f"all: {other}", percent(score[other]), str(score["n"]))
         for name, group in score.get("groups", {}).items():
             if group["n"]:
                 table.add_row("", name, percent(group["score"]), str(group["n"]))
@@ -226,7 +230,9 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         for split in splits
     }
     header = ["method", "seeds"]
-    header += [f"{split} % (n={'/'.join(map(str, sorted(counts[split])))})" for split in splits]
+    header += [
+        f"{split}{_metric_of(rows, split)} % (n={'/'.join(map(str, sorted(counts[split])))})" for split in splits
+    ]
     header += ["steps", "images/s", "minutes"]
     cells = []
     for row in rows:
@@ -238,6 +244,12 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             + [f"{summarize(speeds).mean:.0f}" if speeds else NOTHING, f"{minutes:.1f}"]
         )
     return header, cells
+
+
+def _metric_of(rows: Sequence[Row], split: str) -> str:
+    """What the scores of a split are, for a header; nothing where they are accuracies."""
+    found = {run["scores"].get(split, {}).get("metric", "accuracy") for row in rows for run in row.runs}
+    return "".join(f" {name}" for name in sorted(found - {"accuracy"}))
 
 
 def by_scale(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

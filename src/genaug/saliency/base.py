@@ -32,7 +32,7 @@ class Saliency(ABC):
 
         Args:
             images: ``(B, C, H, W)``, floating point, normalised as the network sees them.
-            targets: ``(B, K)``, floating point: one-hot, multi-hot or soft rows.
+            targets: ``(B, K)``, floating point: one-hot, multi-hot or soft rows, NaN for a class that is unknown.
             context: Network, loss and masks of the batch.
 
         Returns:

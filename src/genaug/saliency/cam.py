@@ -18,8 +18,8 @@ class ClassActivation(Saliency):
     """Where the network sees the classes that an image shows: the last feature map, weighted as the head weighs it.
 
     ``sum over channels of w[class, channel] * ReLU(feature map)``, bilinear to the image's size, less its minimum,
-    as SnapMix computes it. With several classes an image their weights are added up, each times its target. It costs
-    a forward pass.
+    as SnapMix computes it. With several classes an image their weights are added up, each times its target, and
+    what is unknown is left out. It costs a forward pass.
 
     The network must pool a convolutional feature map over space and end in one linear layer: ResNet, DenseNet,
     EfficientNet, ConvNeXt (whose norm between the two is left out), but no vision transformer.
@@ -41,7 +41,7 @@ class ClassActivation(Saliency):
         model = network_of(context, "cam")
         with measured("cam", images.device), torch.no_grad():
             features, head = last_feature_map(model, images, self.mode)
-            weights = targets.float() @ head.weight.float()
+            weights = targets.float().nan_to_num(nan=0.0) @ head.weight.float()
             maps = torch.einsum("bc,bchw->bhw", weights, features.float().relu())
             maps = F.interpolate(maps[:, None], images.shape[-2:], mode="bilinear")[:, 0]
             return maps.sub_(maps.amin(dim=(1, 2), keepdim=True))

@@ -20,6 +20,10 @@ class Annotated(Segmenter):
         """None."""
         return {}
 
+    def can_segment(self, sample: Sample) -> bool:
+        """Whether there is a mask: datasets may have masks for some of their images only."""
+        return sample.mask is not None
+
     def segment(self, image: np.ndarray, sample: Sample, prompt: str) -> Segmentation:
         """See :meth:`Segmenter.segment`.
 

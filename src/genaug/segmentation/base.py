@@ -37,8 +37,8 @@ class Words:
     """What an image shows, for segmenters that read.
 
     Attributes:
-        superclass: A word that is true of every image ("bird").
-        class_name: The class of this image ("water ouzel"); empty where it has none or several.
+        superclass: A word that is true of every image ("bird"); in multi-label data the name of one label ("cat").
+        class_name: The class of this image ("water ouzel"); empty in multi-label data.
     """
 
     superclass: str
@@ -69,6 +69,10 @@ class Segmenter(ABC):
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
         """JSON values of every argument that changes a mask; not those that only change the speed."""
+
+    def can_segment(self, sample: Sample) -> bool:
+        """Whether ``sample`` comes with what the segmenter needs; any does, unless it says otherwise."""
+        return True
 
     @abstractmethod
     def segment(self, image: np.ndarray, sample: Sample, prompt: str) -> Segmentation:

@@ -56,7 +56,7 @@ def mask_key(sample: Sample, prompt: str, class_name: str = "") -> str:
 
     Args:
         sample: Which image.
-        prompt: What the image shows, in a word; see :func:`superclass_of`.
+        prompt: What the image shows, in a word, or line by line where several are asked; see :func:`questions`.
         class_name: Name of its class, where the segmenter reads it; empty otherwise.
     """
     truth = b"" if sample.mask is None else sample.mask.read_bytes()
@@ -66,14 +66,16 @@ def mask_key(sample: Sample, prompt: str, class_name: str = "") -> str:
     return content_key(sample.path.read_bytes(), json.dumps(box), truth, *words, *values)
 
 
-def class_name(sample: Sample, classes: Sequence[str]) -> str:
-    """Name of the sample's class; empty where it has several.
+def questions(sample: Sample, dataset: Dataset, reads_class: bool) -> tuple[Words, ...]:
+    """What a segmenter is asked of a sample, one after the other; its object is what is found at any.
 
-    >>> class_name(Sample("1.png", Path("1.png"), 1), ["gull", "tern"])
-    'tern'
+    Its superclass and, where the segmenter reads it, the name of its class. In multi-label data, where no word is true
+    of every image, such a segmenter is asked for the name of each label (De-DA, Table 6: "Pascal: label name").
     """
-    labels = _labels(sample)
-    return classes[labels[0]] if len(labels) == 1 else ""
+    labels = _labels(sample) if reads_class else ()
+    if isinstance(sample.label, tuple) and labels:
+        return tuple(Words(dataset.classes[label]) for label in labels)
+    return (Words(superclass_of(sample, dataset), dataset.classes[labels[0]] if labels else ""),)
 
 
 def superclass_of(sample: Sample, dataset: Dataset) -> str:
@@ -87,6 +89,18 @@ def superclass_of(sample: Sample, dataset: Dataset) -> str:
 
 def _labels(sample: Sample) -> tuple[int, ...]:
     return sample.label if isinstance(sample.label, tuple) else (sample.label,)
+
+
+def union(found: Sequence[Segmentation]) -> Segmentation:
+    """What was found at several questions as one mask; the score is the lowest, the note says all that differ."""
+    if len(found) == 1:
+        return found[0]
+    scores = [one.score for one in found if one.score is not None]
+    return Segmentation(
+        np.any([one.mask for one in found], axis=0),
+        min(scores) if len(scores) == len(found) else None,
+        ", ".join(dict.fromkeys(one.note for one in found)),
+    )
 
 
 def inside_box(found: Segmentation, box: Box | None) -> tuple[np.ndarray, str]:
@@ -130,7 +144,7 @@ class _Job:
 
     key: str
     sample: Sample
-    words: Words
+    questions: tuple[Words, ...]
 
 
 class _Maker:
@@ -183,7 +197,13 @@ class _Maker:
             return [], 0.0
         with self._turn:
             started = perf_counter()
-            found = self.segmenter.segment_batch(images, [job.sample for job in jobs], [job.words for job in jobs])
+            asked = [(*pair, words) for pair in zip(images, jobs, strict=True) for words in pair[1].questions]
+            answers: list[Segmentation] = []
+            for start in range(0, len(asked), self.segmenter.batch_size):
+                pictures, owners, words = zip(*asked[start : start + self.segmenter.batch_size], strict=True)
+                answers += self.segmenter.segment_batch(pictures, [job.sample for job in owners], words)
+            one_by_one = iter(answers)
+            found = [union([next(one_by_one) for _ in job.questions]) for job in jobs]
             return found, (perf_counter() - started) / len(jobs)
 
 
@@ -296,9 +316,9 @@ def make_masks(
     root = Path(folder) / segmenter.fingerprint
 
     def job(sample: Sample) -> _Job:
-        name = class_name(sample, dataset.classes) if segmenter.reads_class else ""
-        words = Words(superclass_of(sample, dataset), name)
-        return _Job(mask_key(sample, words.superclass, words.class_name), sample, words)
+        asked = questions(sample, dataset, segmenter.reads_class)
+        words = "\n".join(one.superclass for one in asked)
+        return _Job(mask_key(sample, words, asked[0].class_name), sample, asked)
 
     named = in_threads(job, samples, workers, "looking for masks")
     jobs = [done.result() for done in named if done.exception() is None]

@@ -57,9 +57,14 @@ class SyntheticImages:
         return [job for job in ok if job.key not in self.filtered.dropped]
 
     def _sample(self, job: Job) -> Sample:
-        soft = tuple((int(label), float(weight)) for label, weight in job.facts.get("soft_label", ()))
-        path = self.store.image_path(job.key)
-        return Sample(id=job.key, path=path, label=job.label, caption=job.prompt or None, soft_label=soft)
+        return Sample(
+            id=job.key,
+            path=self.store.image_path(job.key),
+            label=job.label,
+            unknown=tuple(job.facts.get("unknown", ())),
+            caption=job.prompt or None,
+            soft_label=tuple((int(label), float(weight)) for label, weight in job.facts.get("soft_label", ())),
+        )
 
     def report(self) -> dict[str, Any]:
         """Counts, verdicts, what is missing of each class, and the cost of all that is there.
@@ -135,6 +140,16 @@ def labels_of(label: Label) -> tuple[int, ...]:
 def class_name(label: Label, classes: Sequence[str]) -> str | list[str]:
     """Name of a class, or the names of multi-label data, for manifests that people read."""
     return [classes[one] for one in label] if isinstance(label, tuple) else classes[label]
+
+
+def facts_of(sample: Sample, classes: Sequence[str]) -> dict[str, Any]:
+    """What the manifest keeps of the image that one is made from: names of classes, and the classes that are unknown.
+
+    >>> facts_of(Sample("a.jpg", Path("a.jpg"), (0,), unknown=(1,)), ["cat", "dog"])
+    {'class': ['cat'], 'unknown': [1]}
+    """
+    unknown = {"unknown": list(sample.unknown)} if sample.unknown else {}
+    return {"class": class_name(sample.label, classes), **unknown}
 
 
 class Replacement:

@@ -18,7 +18,7 @@ from genaug.functional.composite import resize
 from genaug.generation.base import Call, Generator
 from genaug.seeding import derive
 from genaug.synthesis.image_store import ImageStore
-from genaug.synthesis.images import SyntheticImages, candidates_of, class_name, labels_of
+from genaug.synthesis.images import SyntheticImages, candidates_of, facts_of, labels_of
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import content_key
@@ -32,7 +32,7 @@ SCENES = 702
 
 
 class PerSource(ABC):
-    """Offline part: synthetic images of each sample, label as the sample's.
+    """Offline part: synthetic images of each sample that shows a class, label as the sample's.
 
     Args:
         generator: Makes the images.
@@ -101,8 +101,9 @@ class PerSource(ABC):
     def plan(self, samples: Sequence[Sample], dataset: Dataset, folder: Path) -> list[Stage]:
         """See :class:`genaug.methods.base.Synthesis`."""
         renderer = SourceImages(self, dataset, samples, dataset.image_size)
+        named = with_class(samples)
         jobs = [
-            renderer.job(sample, copy, (), renderer.square) for copy in range(1, self.scale + 1) for sample in samples
+            renderer.job(sample, copy, (), renderer.square) for copy in range(1, self.scale + 1) for sample in named
         ]
         return [Stage("images", len(jobs), jobs, speed_key=renderer.speed_key)]
 
@@ -110,7 +111,7 @@ class PerSource(ABC):
         self, samples: Sequence[Sample], dataset: Dataset, folder: Path, side: int, runner: Runner
     ) -> SyntheticImages:
         """See :class:`genaug.methods.base.Synthesis`; sources larger than training needs are made smaller first."""
-        usable = self.prepare(samples, dataset, folder, runner)
+        usable = self.prepare(with_class(samples), dataset, folder, runner)
         renderer = SourceImages(self, dataset, usable, side)
         made_from = {sample.id: (self.inputs(sample), renderer.size(sample)) for sample in usable}
         jobs = [renderer.job(one, copy, *made_from[one.id]) for copy in range(1, self.scale + 1) for one in usable]
@@ -120,6 +121,11 @@ class PerSource(ABC):
         filtered = apply_filters(self.filters, candidates_of(store, jobs), about, store.root)
         more = {"ledger": {"images": ledger}, **self.more()}
         return SyntheticImages(store, jobs, dataset.classes, more, renderer.show, filtered=filtered)
+
+
+def with_class(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples that there is a word for: in multi-label data some may show no class at all."""
+    return [sample for sample in samples if sample.label != ()]
 
 
 class SourceImages:
@@ -172,7 +178,7 @@ class SourceImages:
             prompt=self._prompt(sample, seed),
             shape=(self.method.call, *size),
             steps=self.steps,
-            facts={"class": class_name(sample.label, self.dataset.classes), **self.noise},
+            facts={**facts_of(sample, self.dataset.classes), **self.noise},
         )
 
     def _prompt(self, sample: Sample, seed: int) -> str:
