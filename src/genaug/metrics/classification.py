@@ -73,7 +73,7 @@ def macro_f1(hits: Tensor, answers: Tensor, labels: Tensor) -> float:
         labels: ``(K,)``.
 
     >>> macro_f1(torch.tensor([1, 1, 0]), torch.tensor([2, 1, 1]), torch.tensor([1, 3, 0]))  # (2/3 + 2/4) / 2
-    0.5833333333333334
+    0.5833333333333333
     """
     there = labels > 0
     return float((2 * hits / (answers + labels).clamp(min=1).double())[there].mean())
