@@ -311,3 +311,11 @@ def test_real_few_shots(cub40: Path) -> None:
     # Two draws of 10 out of 30 share 10/3 on average in each of 40 classes: 133, with a deviation of about 8.
     shared = {s.id for s in draw(0)} & {s.id for s in draw(1)}
     assert 100 < len(shared) < 166
+
+
+def test_the_check_fails_where_the_counts_are_not_as_published(root: Path, tmp_path: Path) -> None:
+    done = run_cli("stage=check_data", "dataset=cub", f"dataset.root={root}", cwd=tmp_path)
+    assert done.rc == 1
+    assert "cub is not what it should be: train: 6 here, 5994 published; test: 2 here, 5794 published" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "5,994" in done.stdout  # the table has been shown
