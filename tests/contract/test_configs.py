@@ -25,6 +25,7 @@ from PIL import Image
 from torch import nn
 
 from genaug.captioning.base import Captioner
+from genaug.clip.model import Clip
 from genaug.data.base import Dataset
 from genaug.data.transforms import Crop
 from genaug.explaining.base import Explainer
@@ -193,6 +194,7 @@ def test_methods(stem, anywhere):
         ("segmenter", Segmenter),
         ("captioner", Captioner),
         ("generator", Generator),
+        ("clip", Clip),
         ("crop", Crop),
         ("transform", nn.Module),
         ("explainer", Explainer),
@@ -437,6 +439,7 @@ def test_what_does_not_change_a_result_does_not_change_the_name():
         "segmenter=grabcut",  # which plain training has no use for
         "captioner=smollm2",
         "generator=sdxl",
+        "clip=vit_l14",
         "saliency=gradient",
     ]
     assert config_hash(composed(*overrides)) == config_hash(composed())
