@@ -95,6 +95,9 @@ def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         yield path, tree
         for key, value in tree.items():
             yield from nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            yield from nodes(value, f"{path}.{number}")
 
 
 def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -500,6 +503,9 @@ COMMANDS = [
     "method=aga method.scale=2",
     "method=aga captioner=smollm2",
     "method=aga generator=sdxl",
+    "method=image2image",
+    "method=image2image +method.synthesis.filters=[{_target_:genaug.filtering.alpha.Alpha}]",
+    "method=image2image +method.synthesis.filters=[{_target_:genaug.filtering.alpha.Alpha,least:0.1}]",
     "method=mixup",
     "method=mixup mixer=none",
     "mixer=mixup",
