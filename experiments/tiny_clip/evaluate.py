@@ -93,6 +93,7 @@ def edits(samples: Sequence[Sample], dataset: Dataset, strength: float) -> list[
     given = OmegaConf.to_container(OmegaConf.load(GENERATOR))
     names = [name for name in given if name not in ("_target_", "defaults", "transparency")]
     generator = Diffusion(**{name: given[name] for name in names})
+    generator.load("cpu")
     prompts = [f"a photo of a {dataset.classes[sample.label].lower()}" for sample in samples]
     pictures, size = read(samples), generator.batch_size
     made: list[np.ndarray] = []
