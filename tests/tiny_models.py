@@ -264,3 +264,23 @@ def lora_tensors(unet: Any) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
                 torch.randn(2, inputs, generator=generator),
             )
     return pairs
+
+
+def save_clip(folder: Path) -> Path:
+    """Save a random CLIP, sharp enough for its answers to differ, and return its folder."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    torch.manual_seed(0)
+    text = clip_text().config.to_dict()
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 37,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).save_pretrained(folder)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    CLIPProcessor(pictures, clip_tokenizer()).save_pretrained(folder)
+    return folder

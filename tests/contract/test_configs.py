@@ -25,6 +25,7 @@ from PIL import Image
 from torch import nn
 
 from genaug.captioning.base import Captioner
+from genaug.clip.model import Clip
 from genaug.data.base import Dataset
 from genaug.data.transforms import Crop
 from genaug.explaining.base import Explainer
@@ -94,6 +95,9 @@ def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         yield path, tree
         for key, value in tree.items():
             yield from nodes(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            yield from nodes(value, f"{path}.{number}")
 
 
 def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -193,6 +197,7 @@ def test_methods(stem, anywhere):
         ("segmenter", Segmenter),
         ("captioner", Captioner),
         ("generator", Generator),
+        ("clip", Clip),
         ("crop", Crop),
         ("transform", nn.Module),
         ("explainer", Explainer),
@@ -437,6 +442,7 @@ def test_what_does_not_change_a_result_does_not_change_the_name():
         "segmenter=grabcut",  # which plain training has no use for
         "captioner=smollm2",
         "generator=sdxl",
+        "clip=vit_l14",
         "saliency=gradient",
     ]
     assert config_hash(composed(*overrides)) == config_hash(composed())
@@ -497,6 +503,9 @@ COMMANDS = [
     "method=aga method.scale=2",
     "method=aga captioner=smollm2",
     "method=aga generator=sdxl",
+    "method=image2image",
+    "method=image2image +method.synthesis.filters=[{_target_:genaug.filtering.alpha.Alpha}]",
+    "method=image2image +method.synthesis.filters=[{_target_:genaug.filtering.alpha.Alpha,least:0.1}]",
     "method=mixup",
     "method=mixup mixer=none",
     "mixer=mixup",

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from genaug.data.base import Sample
 from genaug.data.toybirds import ToyBirds
 from genaug.data.toyscenes import ToyScenes
 from genaug.generation import training
-from genaug.generation.tokenizer import END, train_tokenizer
+from genaug.generation.tokenizer import END, learn_merges, train_tokenizer
 from genaug.generation.training_denoiser import Denoising, tokenize
 from genaug.generation.training_loop import Average, Objective, Settings, fit
 from genaug.generation.training_vae import encode
@@ -98,6 +101,31 @@ def test_each_word_of_the_data_and_of_the_prompt_sets_is_one_token_and_the_rest_
     again = CLIPTokenizer.from_pretrained(tmp_path)
     assert again.model_max_length == 40
     assert again([*texts, "xylophon 7!"]).input_ids == tokenizer([*texts, "xylophon 7!"]).input_ids
+
+
+def test_every_process_finds_the_same_vocabulary():
+    code = (
+        "from genaug.generation.tokenizer import train_tokenizer;"
+        "print(sorted(train_tokenizer(['a jay at a lake', 'a teal in a reed bed'], 9).get_vocab().items()))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1
+
+
+def test_merges_come_by_frequency_then_by_alphabet():
+    words = {"abab": 3, "b": 9, "ba": 2}  # after a+b there are ab+a and a+b</w>, three of each
+    merges = [("a", "b"), ("a", "b</w>"), ("ab", "ab</w>"), ("b", "a</w>")]
+    assert learn_merges(words, 99) == merges
+    assert learn_merges(words, 2) == merges[:2]
 
 
 def test_an_empty_vocabulary_is_refused():

@@ -15,12 +15,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from genaug.classifier import Normalize
+from genaug.console import track
 from genaug.data.base import Dataset, Sample
 from genaug.data.building import build_dataset
 from genaug.data.datamodule import choose_splits, test_names
+from genaug.data.reading import read_image
 from genaug.data.transforms import Crop
 from genaug.explaining.comparison import compare
 from genaug.explaining.judge import MEASURES, Judge, Network
@@ -77,6 +79,23 @@ class FinishedRun:
         # The runs of a time when there was no choice had the statistics.
         normalize = Normalize(dataset.channels, cfg.recipe.get("normalize", True))
         return cls(folder, cfg, dataset, instantiate(cfg.crop), model, normalize, tested)
+
+    def probabilities(self, paths: Sequence[Path], device: str, batch_size: int) -> Tensor:
+        """What the network makes of any images: ``(N, K)`` float32 on the CPU, as it was tested.
+
+        Args:
+            paths: Of the images.
+            device: Where the network computes; it comes back to the CPU.
+            batch_size: Images that go through it together.
+        """
+        network = Network(self.model.to(device).eval(), self.normalize.to(device), self.dataset.multilabel)
+        prepare, starts, found = self.crop.eval(), range(0, len(paths), batch_size), []
+        for start in track(starts, len(starts), f"classifying, {batch_size} images at once"):
+            images = [read_image(path, self.dataset.channels) for path in paths[start : start + batch_size]]
+            pixels = [prepare(torch.from_numpy(image).permute(2, 0, 1)).permute(1, 2, 0) for image in images]
+            found.append(network.of_pixels(torch.stack(pixels)).cpu())
+        self.model.to("cpu")
+        return torch.cat(found)
 
 
 def explain_runs(cfg: DictConfig) -> None:

@@ -46,6 +46,11 @@ class Candidate:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
+def as_sample(candidate: Candidate) -> Sample:
+    """The image as a sample, for what takes real images."""
+    return Sample(id=candidate.key, path=candidate.path, label=candidate.label)
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What a filter says of an image.

@@ -1,4 +1,4 @@
-"""``genaug list | inspect | verify | export``: look after stores of made images."""
+"""``genaug list | inspect | verdicts | verify | export``: look after stores of made images."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from genaug.filtering.base import VERDICTS
 from genaug.synthesis.export import LAYOUTS
 from genaug.synthesis.image_store import DESCRIPTION, METADATA, ImageStore
 
@@ -53,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     every.add_argument("stores", type=Path, nargs="?", default=usual, help=f"a folder; without one {usual}")
     inspect = command("inspect", inspect_store, "what a store holds, what made it and what it cost")
     inspect.add_argument("store", type=Path)
+    verdicts = command("verdicts", show_verdicts, "what the filters of the last run said of a store's images")
+    verdicts.add_argument("store", type=Path)
     verify = command("verify", verify_store, "read every image and compare it with its record")
     verify.add_argument("store", type=Path)
     verify.add_argument("--repair", action="store_true", help="delete what is wrong; the next run makes it again")
@@ -126,6 +130,24 @@ def inspect_store(asked: argparse.Namespace) -> int:
     steps = sum(record["denoiser_steps"] * record["attempts"] for record in records)
     speed = f", {len(records) / seconds:.2f} images/s" if seconds else ""
     console.print(f"\n[bold]cost[/bold]  {steps:,} denoiser steps, {seconds:,.0f} s of rendering{speed}")
+    return 0
+
+
+def show_verdicts(asked: argparse.Namespace) -> int:
+    """For each filter how many images it kept and dropped, for which reasons and by which scores."""
+    file = ImageStore(asked.store).root / VERDICTS
+    if not file.exists():
+        raise FileNotFoundError(f"No filter has judged {asked.store}: run a method whose filters are not empty.")
+    said: dict[tuple[str, str], list[float | None]] = {}
+    for line in map(json.loads, file.read_text().splitlines()):
+        said.setdefault((line["filter"], "kept" if line["keep"] else line["reason"]), []).append(line["score"])
+    numbers = [Column(name, justify="right") for name in ("images", "lowest", "median", "highest")]
+    table = Table("filter", "verdict", *numbers, box=SIMPLE_HEAD)
+    for (name, verdict), all_scores in said.items():
+        scores = [score for score in all_scores if score is not None]
+        spread = [f"{one:.3f}" for one in (min(scores), median(scores), max(scores))] if scores else ["–"] * 3
+        table.add_row(escape(name), escape(verdict), str(len(all_scores)), *spread)
+    _console().print(table)
     return 0
 
 
