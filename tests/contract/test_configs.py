@@ -26,6 +26,7 @@ from torch import nn
 
 from genaug.captioning.base import Captioner
 from genaug.clip.model import Clip
+from genaug.captioning.image_captions import ImageCaptioner
 from genaug.data.base import Dataset
 from genaug.data.transforms import Crop
 from genaug.explaining.base import Explainer
@@ -196,6 +197,7 @@ def test_methods(stem, anywhere):
         ("saliency", Saliency),
         ("segmenter", Segmenter),
         ("captioner", Captioner),
+        ("image_captioner", ImageCaptioner),
         ("generator", Generator),
         ("clip", Clip),
         ("crop", Crop),

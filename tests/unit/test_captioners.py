@@ -171,6 +171,12 @@ def asked(captioner, monkeypatch):
     return tokenizer.decode(given[0])
 
 
+def test_any_question_is_answered_by_its_seed(captioner):
+    answers = [captioner.ask("Write a calm lake", seed, 9) for seed in (0, 1, 0)]
+    assert answers[0] == answers[2] != answers[1]
+    assert 0 < len(answers[0].split()) <= 9
+
+
 def test_the_question_has_the_form_of_the_chat_template(captioner, monkeypatch):
     text = asked(captioner, monkeypatch)
     assert text.startswith("<user>")
@@ -315,6 +321,14 @@ def test_a_server_answers_each_request_in_order(monkeypatch):
         ("/v1/chat/completions", "some-model", 0.4, 96)
     }
     assert {headers["Authorization"] for headers in server.headers} == {"Bearer secret"}
+
+
+@pytest.mark.usefixtures("_no_proxy")
+def test_a_server_answers_any_question():
+    server = Server()
+    with served(server) as url:
+        assert client(url).ask("What is it?", 2**40 + 3, 512) == "What is it?"
+    assert (server.requests[0]["max_tokens"], server.requests[0]["seed"]) == (512, 3)
 
 
 @pytest.mark.usefixtures("_no_proxy")

@@ -74,6 +74,19 @@ class Captioner(ABC):
             One answer a request.
         """
 
+    def ask(self, question: str, seed: int, max_tokens: int) -> str:
+        """A language model's answer to any question, as it comes.
+
+        Args:
+            question: The whole of it.
+            seed: Of a model that samples.
+            max_tokens: Length at which the answer is cut.
+
+        Raises:
+            NotImplementedError: there is no language model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is no language model and answers no questions")
+
     def load(self, device: str) -> None:  # noqa: B027 - a captioner without weights has nothing to load
         """Load the weights onto ``device`` ("cpu", "cuda:1"); the second time nothing happens."""
 

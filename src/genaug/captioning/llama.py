@@ -156,28 +156,39 @@ class Llama(Captioner):
         Raises:
             RuntimeError: :meth:`load` was not called.
         """
+        chats = [self.chat(request, forbidden) for request in requests]
+        return self._answers(chats, [request.sampling_seed for request in requests], self.max_new_tokens)
+
+    def ask(self, question: str, seed: int, max_tokens: int) -> str:
+        """See :meth:`Captioner.ask`.
+
+        Raises:
+            RuntimeError: :meth:`load` was not called.
+        """
+        return self._answers([[{"role": "user", "content": question}]], [seed], max_tokens)[0]
+
+    def _answers(self, chats: Sequence[list[dict[str, str]]], seeds: Sequence[int], max_tokens: int) -> list[str]:
         if self._loaded is None:
             raise RuntimeError("the language model is not loaded: call load(device) first")
         model, tokenizer = self._loaded
-        texts = [_as_text(tokenizer, self.chat(request, forbidden)) for request in requests]
+        texts = [_as_text(tokenizer, chat) for chat in chats]
         # A chat template writes the tokens that begin a text itself.
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=tokenizer.chat_template is None)
         inputs = {name: inputs[name].to(model.device) for name in ("input_ids", "attention_mask")}
         with torch.inference_mode():
-            output = model.generate(**inputs, **self._generation(requests, tokenizer))
+            output = model.generate(**inputs, **self._generation(seeds, tokenizer, max_tokens))
         answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [answer.split("###")[0] for answer in answers]  # an Alpaca model goes on to the next instruction
 
-    def _generation(self, requests: Sequence[Request], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    def _generation(self, seeds: Sequence[int], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, Any]:
         """Keywords of ``generate``: greedy search, to which the row sampling leaves one token at a time."""
         from transformers import LogitsProcessorList
 
         keywords: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens,
+            "max_new_tokens": max_tokens,
             "pad_token_id": tokenizer.pad_token_id,
         }
         if self.samples:
-            seeds = [request.sampling_seed for request in requests]
             sampling = RowSampling(seeds, self.temperature, self.top_p)
             keywords["logits_processor"] = LogitsProcessorList([sampling])
         return keywords

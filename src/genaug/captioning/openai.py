@@ -101,24 +101,42 @@ class OpenAICompatible(Captioner):
         Raises:
             RuntimeError: :meth:`load` was not called, or the server did not answer.
         """
+        client = self._made()
+        with ThreadPoolExecutor(self.batch_size) as pool:
+            return list(
+                pool.map(
+                    lambda request: self._ask(
+                        client, llm_prompt(request, forbidden), request.sampling_seed, self.max_tokens
+                    ),
+                    requests,
+                )
+            )
+
+    def ask(self, question: str, seed: int, max_tokens: int) -> str:
+        """See :meth:`Captioner.ask`.
+
+        Raises:
+            RuntimeError: :meth:`load` was not called, or the server did not answer.
+        """
+        return self._ask(self._made(), question, seed, max_tokens)
+
+    def _made(self) -> OpenAI:
         if self._client is None:
             raise RuntimeError("the client is not made: call load(device) first")
-        client = self._client
-        with ThreadPoolExecutor(self.batch_size) as pool:
-            return list(pool.map(lambda request: self._ask(client, request, forbidden), requests))
+        return self._client
 
-    def _ask(self, client: OpenAI, request: Request, forbidden: Sequence[str]) -> str:
+    def _ask(self, client: OpenAI, question: str, seed: int, max_tokens: int) -> str:
         """One answer; "" where the server sent none."""
         from openai import OpenAIError
 
         try:
             completion = client.chat.completions.create(
                 model=self.model,
-                messages=[{"role": "user", "content": llm_prompt(request, forbidden)}],
+                messages=[{"role": "user", "content": question}],
                 temperature=self.temperature,
                 top_p=self.top_p,
-                max_tokens=self.max_tokens,
-                seed=request.sampling_seed % 2**31,  # some servers read 32 bits
+                max_tokens=max_tokens,
+                seed=seed % 2**31,  # some servers read 32 bits
             )
         except OpenAIError as error:
             raise RuntimeError(

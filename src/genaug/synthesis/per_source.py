@@ -68,13 +68,7 @@ class PerSource(ABC):
                 f"generator={type(generator).__name__} offers {', '.join(generator.calls)}, and this method needs "
                 f"{self.call}: choose another generator."
             )
-        try:
-            prompt.format(name="x", a_name="an x", place="y", time="z")
-        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"method.synthesis.prompt={prompt!r} cannot be filled in ({error!r}): use {{name}}, {{a_name}}, "
-                "{place} or {time}."
-            ) from error
+        check_wording("prompt", prompt)
         self.generator, self.scale, self.seed = generator, scale, seed
         self.prompt, self.strength, self.filters = prompt, float(strength), tuple(filters)
 
@@ -87,6 +81,15 @@ class PerSource(ABC):
     def inputs(self, sample: Sample) -> tuple[str, ...]:
         """Content keys of the files that an image of ``sample`` is made from."""
         return (content_key(sample.path.read_bytes()),)
+
+    def wording(self, sample: Sample, copy: int) -> str:
+        """What the generator is told for a copy, with ``{name}`` and the others still to be filled in."""
+        return self.prompt
+
+    @property
+    def wordings(self) -> Any:
+        """JSON value of all that :meth:`wording` says, for the description of the store."""
+        return self.prompt
 
     def more(self) -> dict[str, Any]:
         """What else is reported."""
@@ -152,7 +155,7 @@ class SourceImages:
         self.description: dict[str, Any] = {
             "made_by": f"{VERSION} {method.call}",
             "generator": json_values({"fingerprint": method.generator.fingerprint, **method.generator.settings}),
-            "settings": {"prompt": method.prompt, "side": None if self.from_words else side, **self.noise},
+            "settings": {"prompt": method.wordings, "side": None if self.from_words else side, **self.noise},
         }
         self.maker = json.dumps(self.description, sort_keys=True)
         self.description |= {"dataset": dataset.name, "classes": list(dataset.classes)}
@@ -175,16 +178,16 @@ class SourceImages:
             label=sample.label,
             sources=(sample.id,),
             inputs=tuple(inputs),
-            prompt=self._prompt(sample, seed),
+            prompt=self._prompt(sample, copy, seed),
             shape=(self.method.call, *size),
             steps=self.steps,
             facts={**facts_of(sample, self.dataset.classes), **self.noise},
         )
 
-    def _prompt(self, sample: Sample, seed: int) -> str:
+    def _prompt(self, sample: Sample, copy: int, seed: int) -> str:
         place, time = self.scenes[derive(seed, "scene") % len(self.scenes)]
         names = [self.dataset.classes[label].lower() for label in labels_of(sample.label)]
-        return self.method.prompt.format(
+        return self.method.wording(sample, copy).format(
             name=" and ".join(names), a_name=" and ".join(map(with_article, names)), place=place, time=time
         )
 
@@ -223,6 +226,21 @@ class SourceImages:
     def show(self, job: Job) -> Mapping[str, np.ndarray]:
         """The source, under its prompt."""
         return {job.prompt: self._source(self.samples[job.sources[0]])}
+
+
+def check_wording(key: str, wording: str) -> None:
+    """Refuse a prompt with other places to fill in than ``{name}``, ``{a_name}``, ``{place}`` and ``{time}``.
+
+    Raises:
+        ValueError: it cannot be filled in; the message names ``method.synthesis.<key>``.
+    """
+    try:
+        wording.format(name="x", a_name="an x", place="y", time="z")
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"method.synthesis.{key}={wording!r} cannot be filled in ({error!r}): use {{name}}, {{a_name}}, "
+            "{place} or {time}."
+        ) from error
 
 
 def with_article(noun: str) -> str:
