@@ -182,8 +182,15 @@ def check_data(cfg: DictConfig) -> None:
         raise WrongValue(f"{dataset.name} is not what it should be: {'; '.join(problems)}")
 
 
+def assess(cfg: DictConfig) -> None:
+    """Measure what the methods of finished runs made."""
+    from genaug.assessing.runs import assess_runs
+
+    assess_runs(cfg)
+
+
 #: Stages that are no part of an experiment.
-OTHER_WORK = {"train_generator": train_generator, "explain": explain, "check_data": check_data}
+OTHER_WORK = {"train_generator": train_generator, "explain": explain, "check_data": check_data, "assess": assess}
 
 
 def finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:

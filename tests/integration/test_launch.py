@@ -135,7 +135,7 @@ def test_outside_a_sweep_the_command_line_stays(monkeypatch):
     [
         (
             {"stage": "foo"},
-            "stage=foo is not known: choose one of all, synthesize, train, evaluate, explain, train_gen",
+            "stage=foo is not known: choose one of all, synthesize, train, evaluate, check_data, explain, assess, ",
         ),
         ({"stage": "trian"}, "train_generator. Did you mean 'train'?"),
         ({"budget": "x"}, "budget=x is not known: choose one of steps, epochs."),

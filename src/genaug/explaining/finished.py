@@ -130,8 +130,15 @@ def explain_runs(cfg: DictConfig) -> None:
     show(found, names, output)
 
 
-def find_finished(runs: str | Sequence[str] | None) -> list[Path]:
+def find_finished(
+    runs: str | Sequence[str] | None, stage: str = "explain", needed: Sequence[str | Path] = (CONFIG, WEIGHTS)
+) -> list[Path]:
     """Folders of finished runs from their names, which may be patterns (``runs/toybirds/*/*``).
+
+    Args:
+        runs: Names.
+        stage: Who asks.
+        needed: Files that a run must have.
 
     Raises:
         ValueError: fewer than one, or one that is not a finished run.
@@ -140,15 +147,15 @@ def find_finished(runs: str | Sequence[str] | None) -> list[Path]:
     folders: dict[Path, Path] = {}
     for name in asked:
         matches = sorted(map(Path, glob.glob(name))) if glob.has_magic(name) else [Path(name)]
-        finished = [folder for folder in matches if (folder / CONFIG).exists() and (folder / WEIGHTS).exists()]
+        finished = [folder for folder in matches if all((folder / file).exists() for file in needed)]
         if not finished:
             raise ValueError(
-                f"runs: {name} is no finished run: expected a folder with {CONFIG} and {WEIGHTS}, as "
+                f"runs: {name} is no finished run: expected a folder with {' and '.join(map(str, needed))}, as "
                 "runs/<dataset>/<method>/<hash>."
             )
         folders |= {folder.resolve(): folder for folder in finished}
     if not folders:
-        raise ValueError("stage=explain needs runs=a,b: the folders of the runs to compare.")
+        raise ValueError(f"stage={stage} needs runs=a,b: the folders of the runs to compare.")
     return list(folders.values())
 
 

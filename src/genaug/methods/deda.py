@@ -136,6 +136,7 @@ class Parts:
             "synthetic": sum(map(len, self.synthetic)),
             "masks": self.masks.report(),
             "edit": None if self.edited is None else self.edited.report(),
+            "cost": {} if self.edited is None else self.edited.report()["cost"],
         }
 
 

@@ -40,7 +40,7 @@ def timm_model(
     """
     import timm
 
-    _check_name(name)
+    check_name(name)
     if pretrained and weights:
         raise ValueError(f"expected pretrained or weights, came both (true and {weights}); leave one out")
     state = read_state_dict(weights) if weights else None
@@ -59,7 +59,12 @@ def timm_model(
     return model
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what is no network of timm.
+
+    Raises:
+        ValueError: it is none; the message names similar ones.
+    """
     import timm
 
     if not timm.is_model(name):
