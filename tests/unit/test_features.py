@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch.nn import functional
 

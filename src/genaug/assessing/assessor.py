@@ -24,13 +24,13 @@ from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks
 from genaug.synthesis.images import labels_of
 
-#: Measures by their names in records: heading in the table, and digits.
+#: Measures by their names in records: heading in the table, and digits. The first two are of fidelity.
 MEASURES = {
-    "label": ("fidelity: label ↑", 3),
-    "iou": ("fidelity: subject IoU ↑", 3),
-    "psnr": ("diversity: PSNR dB ↓", 1),
-    "spread": ("diversity: spread in class ↑", 3),
-    "background": ("diversity: background change ↑", 3),
+    "label": ("label ↑", 3),
+    "iou": ("IoU ↑", 3),
+    "psnr": ("PSNR ↓", 1),
+    "spread": ("spread ↑", 3),
+    "background": ("background ↑", 3),
 }
 
 #: ``(H, W, 3)`` uint8 images to predicted classes.

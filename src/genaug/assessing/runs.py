@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +38,11 @@ REAL = "real images"
 BATCH = 64
 #: Sources on the sheet.
 SHOWN = 12
+LEGEND = (
+    "Fidelity: label, the judge's agreement with it; IoU, of the subject before and after. Diversity: PSNR in dB; "
+    "spread, mean distance of features within a class; background, mean change of colour. Denoiser steps and seconds "
+    "an image."
+)
 
 
 @dataclass
@@ -114,8 +120,9 @@ def assess_runs(cfg: DictConfig) -> None:
     }
     write_atomically(output / RESULTS, json.dumps(record, indent=1).encode())
     save_examples(sources, shown, output / SHEET)
-    Console().print(table_of(numbers, runs[0].dataset.name))
-    Console().print(f"{SHEET} shows sources and results: {output}", highlight=False, soft_wrap=True)
+    console = Console()
+    console.print(table_of(numbers, runs[0].dataset.name))
+    console.print(f"{LEGEND} {SHEET} shows sources and results: {output}", highlight=False, soft_wrap=True)
 
 
 def shared_samples(runs: Sequence[AssessedRun]) -> list[Sample]:
@@ -177,9 +184,10 @@ def cost_of_all(report: Mapping[str, Any]) -> dict[str, float] | None:
 
 def table_of(numbers: Mapping[str, Mapping[str, Any]], dataset: str) -> Table:
     """One row a run."""
-    table = Table(title=f"{dataset}: what was made, beside its sources", title_justify="left")
-    table.add_column("run")
-    for heading in ("images", *(heading for heading, _ in MEASURES.values()), "steps / image", "s / image"):
+    title = f"{dataset}: what was made, beside its sources"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("run", no_wrap=True)
+    for heading in ("images", *(heading for heading, _ in MEASURES.values()), "steps", "s"):
         table.add_column(heading, justify="right")
     for name, found in numbers.items():
         cells = [_cell(found.get(measure), digits) for measure, (_, digits) in MEASURES.items()]
