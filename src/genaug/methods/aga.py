@@ -149,7 +149,7 @@ class SubjectOnBackgrounds:
         masks = make_masks(samples, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
         usable = usable_subjects(samples, masks, self.min_subject, self.max_subject)
         scenes = self._scenes(usable, [caption.text for caption in captions], dataset.image_size)
-        backgrounds = ImageStore(folder / "backgrounds" / scenes.name, scenes.renderer.description)
+        backgrounds = ImageStore(folder / "backgrounds" / scenes.renderer.store_name, scenes.renderer.description)
         ledgers = {"backgrounds": runner.run(scenes.unique, scenes.renderer, backgrounds, "backgrounds").report()}
         renderer = Composites(self, dataset, usable, masks, backgrounds)
         pairs = [(sample, copy, scenes.jobs[sample.id, copy]) for copy in self.copies for sample in usable]
@@ -197,11 +197,6 @@ class Scenes:
     def unique(self) -> list[Job]:
         """Each background once."""
         return list({job.key: job for job in self.jobs.values()}.values())
-
-    @property
-    def name(self) -> str:
-        """Of the folder of backgrounds: shared by all methods that ask this generator for pictures of this size."""
-        return content_key(json.dumps(self.renderer.description, sort_keys=True))[:16]
 
 
 def speed_key(dataset: Dataset) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from genaug.generation.base import Generator
 from genaug.synthesis.jobs import Job, Label
+from genaug.synthesis.store import content_key
 
 
 class TextImages:
@@ -37,6 +38,11 @@ class TextImages:
             "generator": json_values(self.generator.settings),
             "size": size,
         }
+
+    @property
+    def store_name(self) -> str:
+        """Of a folder shared by all methods that ask this generator for pictures of this size."""
+        return content_key(json.dumps(self.description, sort_keys=True))[:16]
 
     def job(
         self,
