@@ -25,6 +25,7 @@ from genaug.captioning.domains import MOST, Domains, find_domains, known_domains
 from genaug.captioning.image_captions import ImageCaptioner
 from genaug.data.base import Dataset, Sample
 from genaug.filtering.base import Filter
+from genaug.filtering.confidence import Confidence
 from genaug.generation.base import Generator
 from genaug.seeding import derive
 from genaug.synthesis.jobs import Job, Stage
@@ -48,9 +49,12 @@ class DomainEdits(PerSource):
             ``prompt``.
         strength: See :class:`PerSource`.
         filters: See :class:`PerSource`.
+        confidence_run: Folder of a finished run on the real images; a last filter then drops edits that its network is
+            too sure of, see :class:`genaug.filtering.confidence.Confidence`.
 
     Raises:
-        ValueError: see :class:`PerSource`; a domain cannot be filled in, or ``domains`` is empty.
+        ValueError: see :class:`PerSource`; a domain cannot be filled in, ``domains`` is empty, or ``confidence_run`` is
+            no finished run.
     """
 
     call = "image_to_image"
@@ -67,8 +71,10 @@ class DomainEdits(PerSource):
         domains: Sequence[str] | None = None,
         strength: float = 0.6,
         filters: Sequence[Filter] = (),
+        confidence_run: str | None = None,
     ) -> None:
-        super().__init__(generator, scale, seed, prompt, strength, filters)
+        last = [] if confidence_run is None else [Confidence(confidence_run)]
+        super().__init__(generator, scale, seed, prompt, strength, [*filters, *last])
         if domains is not None and not domains:
             raise ValueError("method.synthesis.domains is empty: give prompts, or null to have domains found.")
         for one in domains or ():

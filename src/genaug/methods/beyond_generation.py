@@ -161,33 +161,27 @@ class CutAndPaste:
         store = ImageStore(folder / "backgrounds" / texts.store_name, texts.description)
         scene_jobs, wanted = self._scene_jobs(texts), self._objects(samples, dataset, texts)
         objects = _unique(wanted.values())
-        pictures_ledger = runner.run([*scene_jobs, *objects], texts, store, "scenes and objects").report()
+        pictures = runner.run([*scene_jobs, *objects], texts, store, "scenes and objects").report()
         names = [f"a photo of {with_article(name.lower())}" for name in dataset.classes]
         scenes = choose_scenes(candidates_of(store, scene_jobs), self.clip, names, self.keep, folder, runner.device)
         if not scenes:
             raise ValueError(f"None of {len(scene_jobs)} scenes could be used: look at {store.root}.")
-        pictures = [Sample(one.key, one.path, one.label) for one in candidates_of(store, objects)]
-        masks = make_masks(pictures, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
-        usable = {one.id for one in usable_subjects(pictures, masks, self.min_subject, self.max_subject)}
+        found = [Sample(one.key, one.path, one.label) for one in candidates_of(store, objects)]
+        masks = make_masks(found, self.segmenter, dataset, folder / "masks", self.workers, runner.device)
+        usable = {one.id for one in usable_subjects(found, masks, self.min_subject, self.max_subject)}
         renderer = Composites(self, dataset, store, masks, scenes)
         pairs = [(sample, copy) for copy in range(1, self.scale + 1) for sample in samples]
         there = [pair for pair in pairs if wanted[pair[0].id, pair[1]].key in usable]
         jobs = [renderer.job(sample, copy, wanted[sample.id, copy]) for sample, copy in there]
         images = ImageStore(folder / "images" / renderer.store_name, renderer.description)
-        ledgers = {
-            "scenes and objects": ledger,
-            "composites": runner.run(jobs, renderer, images, "composites").report(),
-        }
+        composites = runner.run(jobs, renderer, images, "composites").report()
         about = Circumstances(samples, dataset, folder, runner.device)
         filtered = apply_filters(self.filters, candidates_of(images, jobs), about, images.root)
         more = {
             "masks": masks.report(),
             "scenes": {"made": len(scene_jobs), "chosen": len(scenes)},
-            "cost": {
-                "scenes and objects": cost_of(store, [*scene_jobs, *objects]),
-                "composites": cost_of(images, jobs),
-            },
-            "ledger": ledgers,
+            "cost": {"pictures": cost_of(store, [*scene_jobs, *objects]), "composites": cost_of(images, jobs)},
+            "ledger": {"pictures": pictures, "composites": composites},
         }
         absent = [sample.label for sample, copy in pairs if wanted[sample.id, copy].key not in usable]
         return SyntheticImages(images, jobs, dataset.classes, more, renderer.rows, absent, filtered)
