@@ -93,7 +93,9 @@ def paste_in_circle(scene: np.ndarray, cutout: np.ndarray, circle: Circle, sigma
     )
     if sigma > 0:
         side = 2 * max(1, round(sigma)) + 1  # the published 5 pixels for a sigma of 2
-        alpha = cv2.GaussianBlur(np.ascontiguousarray(small[..., 3]), (side, side), sigma)
+        alpha = cv2.GaussianBlur(
+            np.ascontiguousarray(small[..., 3]), (side, side), sigma, borderType=cv2.BORDER_CONSTANT
+        )
         small = np.dstack([small[..., :3], alpha])
     left = int(np.clip(round(circle[0] - x * scale), 0, width - small.shape[1]))
     top = int(np.clip(round(circle[1] - y * scale), 0, height - small.shape[0]))

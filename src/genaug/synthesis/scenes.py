@@ -24,7 +24,7 @@ def chosen(classes: Sequence[float], captions: Sequence[float], keep: tuple[floa
     Args:
         classes: For each picture its similarity to the class it is most like.
         captions: Its similarity to the caption.
-        keep: Share that stays after the first step, and after both; at least one picture stays.
+        keep: Share that stays after the first step, and share of these that stays; at least one picture does.
 
     Example:
         >>> chosen([0.1, 0.9, 0.2, 0.3], [0.5, 0.9, 0.7, 0.1], (0.75, 0.5))
@@ -32,7 +32,7 @@ def chosen(classes: Sequence[float], captions: Sequence[float], keep: tuple[floa
     """
     count = len(classes)
     far = sorted(range(count), key=lambda number: classes[number])[: max(1, round(keep[0] * count))]
-    return sorted(far, key=lambda number: -captions[number])[: max(1, round(keep[1] * count))]
+    return sorted(far, key=lambda number: -captions[number])[: max(1, round(keep[1] * len(far)))]
 
 
 def choose_scenes(
