@@ -30,7 +30,7 @@ MEASURES = {
     "iou": ("IoU ↑", 3),
     "psnr": ("PSNR ↓", 1),
     "spread": ("spread ↑", 3),
-    "background": ("background ↑", 3),
+    "background": ("backgr. ↑", 3),
 }
 
 #: ``(H, W, 3)`` uint8 images to predicted classes.

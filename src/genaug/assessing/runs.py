@@ -36,11 +36,13 @@ RESULTS, SHEET = "assess.json", "assess.png"
 REAL = "real images"
 #: Images that a judge sees at once.
 BATCH = 64
+#: Of the table, where it goes to a file.
+WIDTH = 120
 #: Sources on the sheet.
 SHOWN = 12
 LEGEND = (
     "Fidelity: label, the judge's agreement with it; IoU, of the subject before and after. Diversity: PSNR in dB; "
-    "spread, mean distance of features within a class; background, mean change of colour. Denoiser steps and seconds "
+    "spread, mean distance of features within a class; backgr., mean change of its colour. Denoiser steps and seconds "
     "an image."
 )
 
@@ -120,7 +122,7 @@ def assess_runs(cfg: DictConfig) -> None:
     }
     write_atomically(output / RESULTS, json.dumps(record, indent=1).encode())
     save_examples(sources, shown, output / SHEET)
-    console = Console()
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
     console.print(table_of(numbers, runs[0].dataset.name))
     console.print(f"{LEGEND} {SHEET} shows sources and results: {output}", highlight=False, soft_wrap=True)
 
@@ -187,7 +189,7 @@ def table_of(numbers: Mapping[str, Mapping[str, Any]], dataset: str) -> Table:
     title = f"{dataset}: what was made, beside its sources"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("run", no_wrap=True)
-    for heading in ("images", *(heading for heading, _ in MEASURES.values()), "steps", "s"):
+    for heading in ("n", *(heading for heading, _ in MEASURES.values()), "steps", "s"):
         table.add_column(heading, justify="right")
     for name, found in numbers.items():
         cells = [_cell(found.get(measure), digits) for measure, (_, digits) in MEASURES.items()]
