@@ -6,6 +6,8 @@ import json
 from collections import Counter
 
 import pytest
+import tiny_models
+from conftest import run_cli
 from renderers import runner_in
 from test_domains import Talker
 from test_per_source import BIRDS, SIDE, Painter, keys, lines
@@ -15,6 +17,7 @@ from genaug.captioning.image_captions import DatasetCaptions
 from genaug.captioning.template import Template
 from genaug.data.images import RealImages
 from genaug.filtering.base import Filter, Judgement
+from genaug.generation.instruct_pix2pix import InstructPix2Pix
 from genaug.methods.alia import DomainEdits
 from genaug.synthesis.extra import OnePerSource
 
@@ -140,3 +143,45 @@ def test_training_sees_one_edit_of_each_image_that_a_filter_left(samples, tmp_pa
 def test_wrong_arguments_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         edits(**settings)
+
+
+# --- with models of diffusers, random and tiny ---------------------------------------------------------------------
+
+
+def test_instructions_are_followed_by_instruct_pix2pix(samples, tmp_path):
+    model = tiny_models.save_pix2pix(tmp_path / "model")
+    generator = InstructPix2Pix(str(model), steps=2, image_guidance=1.2, guidance=5)
+    one = edits(generator, domains=["put the {name} on rocks", "put the {name} at sea"], strength=1.0)
+    made = make(one, samples[:2], tmp_path)
+    assert made.report()["images"] == 4
+    assert {line["prompt"] for line in lines(made)} == {
+        "put the azure jay on rocks", "put the azure jay at sea", "put the green finch on rocks",
+        "put the green finch at sea",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="strength=0.6 means nothing"):
+        edits(generator, domains=GIVEN).plan(samples, BIRDS, tmp_path)
+
+
+@pytest.mark.cli
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "settings", "added"),
+    [
+        ("alia", ["method.synthesis.filters=[]", "method.view.extra=5"], 15),
+        ("beyond_generation", ["method.synthesis.scenes=[forest,lake]", "method.synthesis.scenes_each=2"], 36),
+    ],
+)
+def test_a_run_from_nothing_to_its_results(method, settings, added, tiny_folder, tmp_path):
+    clip = tiny_models.save_clip(tmp_path / "clip")
+    command = tiny_folder.overrides(
+        method=method, generator="tiny", generator__steps=2, clip__model=clip, trainer__max_steps=1, protocol="last",
+        logger="none",
+    )  # fmt: skip
+    done = run_cli(*command, *settings, cwd=tmp_path)
+    assert done.rc == 0, done.stderr
+    (file,) = tmp_path.glob(f"runs/*/{method}/*/results.json")
+    results = json.loads(file.read_text())
+    assert results["made"]["images"] == (
+        72 if method == "alia" else 36 - sum(results["made"]["missing_by_class"].values())
+    )
+    assert results["train_images"] == 36 + (added if method == "alia" else results["made"]["images"])
