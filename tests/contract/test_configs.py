@@ -25,8 +25,8 @@ from PIL import Image
 from torch import nn
 
 from genaug.captioning.base import Captioner
-from genaug.clip.model import Clip
 from genaug.captioning.image_captions import ImageCaptioner
+from genaug.clip.model import Clip
 from genaug.data.base import Dataset
 from genaug.data.transforms import Crop
 from genaug.explaining.base import Explainer

@@ -20,7 +20,7 @@ from test_per_source import samples as samples  # the fixture
 
 from genaug.assessing.assessor import Assessor
 from genaug.assessing.examples import Example, choose_sources, examples_of
-from genaug.assessing.runs import AssessedRun, cost_of_all
+from genaug.assessing.runs import AssessedRun, cost_of_all, shared_samples
 from genaug.data.base import Sample
 from genaug.data.images import RealImages
 from genaug.explaining.finished import find_finished
@@ -193,6 +193,19 @@ def test_numbers_below_one_are_refused():
 # --- finished runs -------------------------------------------------------------------------------------------------
 
 
+def run_of(ids: str, name="birds", classes=("jay",)):
+    dataset = SimpleNamespace(name=name, classes=classes)
+    return SimpleNamespace(folder=Path(ids), dataset=dataset, samples=[Sample(one, Path(one), 0) for one in ids])
+
+
+def test_runs_share_the_images_that_all_of_them_train_on():
+    assert [sample.id for sample in shared_samples([run_of("dbca"), run_of("abx"), run_of("bad")])] == ["b", "a"]
+    with pytest.raises(ValueError, match="share no training image"):
+        shared_samples([run_of("ab"), run_of("cd")])
+    with pytest.raises(ValueError, match="cats.*of birds.*runs of one data set"):
+        shared_samples([run_of("ab"), run_of("ab", name="cats")])
+
+
 @pytest.mark.cli
 @pytest.mark.slow
 def test_runs_are_measured_side_by_side(tiny_folder, tmp_path):
@@ -228,6 +241,7 @@ def test_runs_are_measured_side_by_side(tiny_folder, tmp_path):
     assert [row["source"] for row in record["images"]["image2image"]] == [
         row["source"] for row in record["images"]["deda_mixing"]
     ]
+    assert "IoU" in done.stdout
     width = Image.open(file.with_name("assess.png")).width
     assert width == 3 * 166 + 6
     with pytest.raises(ValueError, match="method=vanilla makes no images offline"):

@@ -122,9 +122,18 @@ def assess_runs(cfg: DictConfig) -> None:
     }
     write_atomically(output / RESULTS, json.dumps(record, indent=1).encode())
     save_examples(sources, shown, output / SHEET)
+    show(numbers, runs[0].dataset.name, output)
+
+
+def show(numbers: Mapping[str, Mapping[str, Any]], dataset: str, output: Path) -> None:
+    """Print the table, what its columns mean, and how far the segmenter can be trusted where that is known."""
     console = Console() if Console().is_terminal else Console(width=WIDTH)
-    console.print(table_of(numbers, runs[0].dataset.name))
-    console.print(f"{LEGEND} {SHEET} shows sources and results: {output}", highlight=False, soft_wrap=True)
+    console.print(table_of(numbers, dataset))
+    overlaps = [found["segmenter_iou"] for found in numbers.values() if found.get("segmenter_iou") is not None]
+    trust = (
+        f" The segmenter's masks of the sources: IoU {max(overlaps):.2f} with the annotated ones." if overlaps else ""
+    )
+    console.print(f"{LEGEND}{trust} {SHEET} shows sources and results: {output}", highlight=False, soft_wrap=True)
 
 
 def shared_samples(runs: Sequence[AssessedRun]) -> list[Sample]:
