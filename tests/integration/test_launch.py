@@ -164,7 +164,7 @@ def test_wrong_values_are_named(change, message):
     ("overrides", "lines"),
     [
         (["method=deda", "method.view.p_agu=0.3"], ["No key 'method.view.p_agu'.", "Did you mean 'p_aug'?"]),
-        (["metod=deda"], ["No key 'metod'. There are: budget, callbacks,", "Did you mean 'method'?"]),
+        (["metod=deda"], ["No key 'metod'. There are: assess, budget,", "Did you mean 'method'?"]),
         (["dataset=folder", "dataset.root=x", "+new.key=1", "hydra.mod=RUN", "seed=3"], []),
         (["method=foo", "seeed=1"], []),
     ],

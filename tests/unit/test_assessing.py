@@ -90,8 +90,8 @@ def test_sources_are_the_same_in_any_order_and_nested():
 def test_one_image_of_each_source_that_has_any(samples, tmp_path):
     method = ImageToImage(Painter(bad="azure"), scale=2)
     made = method.make(samples, BIRDS, tmp_path, SIDE, runner_in(tmp_path))
-    found = examples_of(made, None, RealImages(samples, 2), samples[:4], tmp_path / "drawn", 0)
-    assert [one.source.id for one in found] == ["1.png", "3.png"]  # of the other class nothing came
+    found = examples_of(made, None, RealImages(samples, 2), samples[3::-1], tmp_path / "drawn", 0)
+    assert [one.source.id for one in found] == ["3.png", "1.png"]  # of the other class nothing came
     for one in found:
         assert made.store[one.made.id]["sources"] == [one.source.id]
     assert not (tmp_path / "drawn").exists()

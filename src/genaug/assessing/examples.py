@@ -65,11 +65,9 @@ def examples_of(
         seed: Names the draws.
     """
     if isinstance(made, SyntheticImages):
-        wanted = {sample.id: sample for sample in sources}
-        pairs = [pair for pair in zip(made.samples, made.sources, strict=True) if pair[1] in wanted]
-        chosen = one_of_each([sample for sample, _ in pairs], [source for _, source in pairs], seed)
-        source_of = {sample.id: source for sample, source in pairs}
-        return [Example(wanted[source_of[sample.id]], sample) for sample in chosen]
+        source_of = {sample.id: source for sample, source in zip(made.samples, made.sources, strict=True)}
+        chosen = {source_of[one.id]: one for one in one_of_each(made.samples, made.sources, seed)}
+        return [Example(sample, chosen[sample.id]) for sample in sources if sample.id in chosen]
     return [] if view is None else _drawn(view(real, made), real, sources, folder, seed)
 
 
