@@ -25,7 +25,7 @@ CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper"), "budget": 
 NOT_IDENTITY = ("hydra", "paths", "logger", "callbacks", "explain", "explainer", "runs", "stage", "plan_only", "loader")
 
 #: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
-TOOLS = ("segmenter", "captioner", "generator", "clip", "inversion", "saliency")
+TOOLS = ("segmenter", "captioner", "generator", "clip", "inversion", "finetuning", "saliency")
 
 _PROCESS_GROUP = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
