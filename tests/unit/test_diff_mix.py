@@ -1,7 +1,4 @@
-"""Diff-Mix: what is drawn, told and labelled, with a painter whose work is known; images with a random diffusion model.
-
-Numbers are the paper's: equation 4 for labels, a tenth of the images replaced.
-"""
+"""Diff-Mix: what is drawn, told and labelled, with a painter whose work is known; images with a random diffusion model."""
 
 from __future__ import annotations
 
@@ -285,7 +282,7 @@ def test_a_sheet_shows_source_target_and_strength(samples, tmp_path):
     draw, job = method().draws(samples)[0], made.jobs[0]
     ((title, image),) = made.show(job).items()
     source, target = (BIRDS.classes[label] for label in (draw.source.label, draw.target))
-    assert title == f"{source} to {target}, {draw.strength}"
+    assert title == f"{draw.strength}: {source} to {target}"
     assert (image == shrunk(draw.source.path)).all()
     made.sheet(tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").size[0] > 0

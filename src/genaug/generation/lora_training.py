@@ -1,6 +1,6 @@
 """Fine-tuning on a data set of several classes: a LoRA of the denoiser and a new word for each class, in one run.
 
-Diff-Mix (Wang et al. 2024, arXiv:2403.19600, section 3.1) joins what DreamBooth and textual inversion do: low-rank
+Diff-Mix (Wang et al. 2024, arXiv:2403.19600) joins what DreamBooth and textual inversion do: low-rank
 factors beside the weights of all attention (Hu et al. 2022), and the vectors of the words, are learned together from
 all classes at once, without images that keep what the model knew before.
 

@@ -1,20 +1,20 @@
 """Diff-Mix (Wang et al. 2024, arXiv:2403.19600): images of one class, redrawn as another.
 
-A diffusion model is fine-tuned on the training images: a LoRA and a word for each class, in one run (section 3.1,
-:mod:`genaug.generation.lora_training`). Then an image of a random class is edited with the word of another random one
-(section 3.2): what stays of it, mostly the background, is the source's, and the foreground becomes the target's. Its
-label is ``(1 - s^gamma)`` of the source and ``s^gamma`` of the target, s being the noise level of the edit. CLIP drops
-the images that show no object (section 3.3). In training, a real image gives way to any of the synthetic ones with a
-small probability.
+A diffusion model is fine-tuned on the training images: a LoRA and a word for each class, in one run
+(:mod:`genaug.generation.lora_training`). Then an image of a random class is edited with the word of another random one:
+what stays of it, mostly the background, is the source's, and the foreground becomes the target's. Its label is
+``1 - s^gamma`` of the source and ``s^gamma`` of the target, s being the noise level of the edit. CLIP drops the tenth of
+the images that shows an object least. In training, a real image gives way to any of the synthetic ones with a small
+probability.
 
 The paper's other strategies are settings of this one: ``aug`` edits an image with the word of its own class, ``gen``
 makes it from words alone, and without fine-tuning the class's name is the word (``real_mix``, ``real_aug``,
 ``real_gen``).
 
 What the published code does differently (``method=diff_mix_published_code``): gamma is 0.8, a strength of 0.3 is drawn,
-too, labels of synthetic images sum to 0.9, and nothing is filtered, as the filter's file is never read; pictures are
-squashed to a square for the edit. Its ``real_mix`` and ``real_aug`` end with an error, and ``real_gen`` is told class
-names in angle brackets. Left open here: gamma is 0.5 in what the paper shows, which could not be verified.
+too, labels of synthetic images sum to 0.9, and nothing is filtered, as what its filter writes is never read; pictures
+are squashed to a square for the edit. Its ``real_mix`` and ``real_aug`` end with an error, and ``real_gen`` is told
+class names in angle brackets. A gamma of 0.5 is taken for the paper's own, which could not be checked.
 """
 
 from __future__ import annotations
@@ -346,5 +346,5 @@ class Translations:
         """The source, under the names of the classes; of an image made from words there is nothing to show."""
         if not job.sources:
             return {}
-        title = f"{job.facts['source_class']} to {job.facts['class']}, {job.facts['strength']}"
+        title = f"{job.facts['strength']}: {job.facts['source_class']} to {job.facts['class']}"
         return {title: read_shrunk(self.samples[job.sources[0]].path, self.side)}
