@@ -1,4 +1,4 @@
-"""Diff-Mix: what is drawn, told and labelled, with a painter whose work is known; images with a random diffusion model."""
+"""Diff-Mix: what is drawn, told and labelled, with a painter whose work is known; and with a random diffusion model."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A diffusion model is fine-tuned on the training images: a LoRA and a word for each class, in one run
 (:mod:`genaug.generation.lora_training`). Then an image of a random class is edited with the word of another random one:
 what stays of it, mostly the background, is the source's, and the foreground becomes the target's. Its label is
-``1 - s^gamma`` of the source and ``s^gamma`` of the target, s being the noise level of the edit. CLIP drops the tenth of
-the images that shows an object least. In training, a real image gives way to any of the synthetic ones with a small
+``1 - s^gamma`` of the source and ``s^gamma`` of the target, s being the noise level of the edit. CLIP drops the tenth
+of the images that shows an object least. In training, a real image gives way to any of the synthetic ones with a small
 probability.
 
 The paper's other strategies are settings of this one: ``aug`` edits an image with the word of its own class, ``gen``
