@@ -27,7 +27,7 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 #: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
-TOOLS = ("segmenter", "captioner", "image_captioner", "generator", "clip", "inversion", "saliency")
+TOOLS = ("segmenter", "captioner", "image_captioner", "generator", "clip", "inversion", "finetuning", "saliency")
 
 _PROCESS_GROUP = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 

@@ -3,11 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from genaug.functional.composite import cut_out, paste, resize, rotate, visible_areas
+from genaug.functional.composite import cut_out, middle_square, paste, resize, rotate, visible_areas
 
 
 def cutout_of(colour: tuple[int, int, int], alpha: int, height: int = 1, width: int = 1) -> np.ndarray:
     return np.full((height, width, 4), (*colour, alpha), np.uint8)
+
+
+def test_the_middle_square():
+    image = np.zeros((4, 8, 3), np.uint8)
+    image[:, 2:6] = 200
+    assert (middle_square(image, 2) == 200).all()
+    assert middle_square(image, 8).shape == (8, 8, 3)
+    assert (middle_square(image, 4) == image[:, 2:6]).all()
 
 
 # --- paste ---------------------------------------------------------------------------------------------------------

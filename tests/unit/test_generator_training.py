@@ -313,13 +313,6 @@ def test_captions_of_a_dataset_without_any():
     assert training.caption_of(sample, ["Cat", "Big Dog"]) == "a photo of a big dog"
 
 
-def test_the_middle_square_is_read():
-    image = torch.zeros(4, 8, 3, dtype=torch.uint8).numpy()
-    image[:, 2:6] = 200
-    assert (training._square(image, 2) == 200).all()
-    assert training._square(image, 8).shape == (8, 8, 3)
-
-
 def test_holding_out_parts_the_pictures():
     data = training.Captioned(torch.arange(10, dtype=torch.uint8).view(10, 1, 1, 1), [str(n) for n in range(10)])
     learn, look = training.hold_out(data, 3, seed=0)

@@ -13,14 +13,8 @@ from torch import nn
 
 from genaug.generation.diffusion import Diffusion, text_encoders
 from genaug.generation.gallery import Gallery
-from genaug.generation.textual_inversion import (
-    TextualInversion,
-    _Lesson,
-    first_vectors,
-    from_files,
-    to_files,
-    trainable_word,
-)
+from genaug.generation.lesson import Lesson, first_vectors, trainable_words
+from genaug.generation.textual_inversion import TextualInversion, from_files, to_files
 
 CALL = "image_to_image"
 SAVE = {"sd15": save_sd15, "sdxl": save_sdxl}
@@ -138,7 +132,7 @@ def test_a_prompt_means_the_same_while_it_is_learned_and_afterwards(generator, f
     vectors = [torch.randn(count, 32, generator=torch.Generator().manual_seed(number)) for number in range(2)]
     vectors = vectors[: len(text_encoders(pipeline))]
     prompts = ["a photo of a <jay>, flying", "<jay>", "no bird"]
-    with trainable_word(pipeline, "<jay>", vectors), torch.no_grad():
+    with trainable_words(pipeline, ["<jay>"], vectors), torch.no_grad():
         inside = encode(pipeline, prompts)
     fresh = AutoPipelineForText2Image.from_pretrained(str(generator.folder), safety_checker=None)
     paths = []
@@ -167,7 +161,7 @@ def test_a_step_is_the_one_that_is_computed_by_hand(generator, velocity):
     data, inversion = latents(), TextualInversion(steps=1, batch_size=4, learning_rate=0.01)
     learned = inversion.learn(generator, CALL, "<jay>", "bird", data, 400, 3)
     start = first_vectors(pipeline, "bird", 1)
-    drawn, noise, timesteps, _ = _Lesson(pipeline, data, ["a photo of a <jay>"], 400, 4, 3).draw(0)
+    drawn, noise, timesteps, _ = Lesson(pipeline, data, ["a photo of a <jay>"], 400, 4, 3).draw(0)
 
     generator.add_words({"<jay>": start})
     tables = [encoder.get_input_embeddings().weight.requires_grad_() for _, encoder in text_encoders(pipeline)]
@@ -191,8 +185,8 @@ def test_a_step_is_the_one_that_is_computed_by_hand(generator, velocity):
 
 def test_the_loss_falls_where_there_is_something_to_learn(sd15, monkeypatch):
     """Always the same noise: any word that helps against it lowers the loss."""
-    draw = _Lesson.draw
-    monkeypatch.setattr(_Lesson, "draw", lambda self, step: draw(self, 0))
+    draw = Lesson.draw
+    monkeypatch.setattr(Lesson, "draw", lambda self, step: draw(self, 0))
     learned = learn(sd15, latents(), steps=12, learning_rate=0.05)
     still = learn(sd15, latents(), steps=12, learning_rate=1e-9)
     assert still.last_loss == pytest.approx(still.first_loss, rel=1e-6)
@@ -231,7 +225,7 @@ def test_bfloat16_is_close(sd15):
 
 
 def lesson(generator, last, batch_size=8, count=3, prompts=("a <jay>",)):
-    return _Lesson(generator.pipeline(CALL), latents(count), prompts, last, batch_size, seed=0)
+    return Lesson(generator.pipeline(CALL), latents(count), prompts, last, batch_size, seed=0)
 
 
 def test_timesteps_go_up_to_the_last_one_and_not_beyond(sd15):

@@ -25,6 +25,17 @@ def resize_quickly(image: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
+def middle_square(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of ``(H, W, C)`` uint8, resized to ``side`` pixels: by area to shrink, bicubic to enlarge."""
+    height, width = image.shape[:2]
+    shorter = min(height, width)
+    top, left = (height - shorter) // 2, (width - shorter) // 2
+    square = image[top : top + shorter, left : left + shorter]
+    if shorter == side:
+        return square
+    return cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA if shorter > side else cv2.INTER_CUBIC)
+
+
 def paste(canvas: np.ndarray, cutout: np.ndarray, x: int, y: int) -> np.ndarray:
     """Blend an RGBA cut-out into ``canvas`` in place, its top left corner at ``(x, y)``; it must lie inside.
 

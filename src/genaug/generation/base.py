@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -154,3 +155,11 @@ class Generator(ABC):
             words: By word, its vectors ``(n, dim)`` for each text encoder of the model.
         """
         raise NotImplementedError(f"{type(self).__name__} learns no words")
+
+    def add_lora(self, file: Path) -> None:
+        """Work a LoRA into the denoiser, for all calls, until :meth:`unload`; the second time nothing happens.
+
+        Args:
+            file: In any layout that diffusers reads.
+        """
+        raise NotImplementedError(f"{type(self).__name__} takes no LoRA")

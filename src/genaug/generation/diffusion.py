@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -20,7 +21,7 @@ from genaug.generation.base import Call, Generator
 from genaug.generation.framing import Frame
 from genaug.generation.model_files import locate, missing, model_digest, read_config
 from genaug.generation.noise_levels import Schedule, Start, build_scheduler, size_shift
-from genaug.generation.transparency import Transparency
+from genaug.generation.transparency import Transparency, fuse_lora
 
 DTYPES = ("float32", "bfloat16", "float16")
 #: Share of the training timesteps by which a real start may differ from the planned one: models that shift their noise
@@ -112,6 +113,8 @@ class Diffusion(Generator):
         self._loaded: Any = None
         self._pipelines: dict[Call, Any] = {}
         self._words: set[str] = set()
+        #: Worked into the denoiser.
+        self._lora: Path | None = None
         #: Open while the denoiser is as transparent images need it.
         self._transparent: ExitStack | None = None
         self._lock = Lock()
@@ -254,7 +257,7 @@ class Diffusion(Generator):
     def unload(self) -> None:
         """See :meth:`Generator.unload`."""
         with self._lock:
-            self._loaded = self._transparent = None
+            self._loaded = self._transparent = self._lora = None
             self._pipelines.clear()
             self._words.clear()
             if self.transparency is not None:
@@ -373,6 +376,31 @@ class Diffusion(Generator):
                 )
         self._words |= set(new)
 
+    def add_lora(self, file: Path) -> None:
+        """See :meth:`Generator.add_lora`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            NotImplementedError: the model has no U-Net.
+            RuntimeError: nothing is loaded.
+            ValueError: another LoRA is in the denoiser already.
+        """
+        pipeline = self.pipeline("image_to_image")  # with the denoiser that is not for transparent images
+        if self._lora == file:
+            return
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no LoRA at {file}")
+        if self._lora is not None:
+            raise ValueError(f"{self._lora} is in the denoiser, and {file} would add to it: unload the generator first")
+        if "unet" not in pipeline.components:
+            raise NotImplementedError(
+                f"{type(pipeline).__name__} of {self.model} has no U-Net that a LoRA could go into"
+            )
+        fuse_lora(pipeline, file)
+        if self.transparency is not None:
+            self.transparency.unload()  # what it keeps of the denoiser is without the LoRA
+        self._lora = file
+
     # --- making ----------------------------------------------------------------------------------------------------
 
     def text_to_image(
@@ -467,15 +495,20 @@ class Diffusion(Generator):
             raise ValueError(f"expected transparent images whose sides are multiples of {step}, got {width}x{height}")
         return self.transparency.encode(pipeline, image_tensor(images))
 
-    def image_latents(self, images: Sequence[np.ndarray]) -> Tensor:
+    def image_latents(self, images: Sequence[np.ndarray], size: int | None = None) -> Tensor:
         """Scaled latents ``(N, C, h, w)`` of images as :meth:`image_to_image` edits them, on the device.
 
         Nothing random is in them: they are the means of the autoencoder's posteriors.
 
+        Args:
+            images: As there.
+            size: In the place of the generator's.
+
         Raises:
             ValueError: as there.
         """
-        frame, vae = self._frame(images), self.pipeline("image_to_image").vae
+        frame = Frame.of(*check_images(images), self._step, size or self.size)
+        vae = self.pipeline("image_to_image").vae
         dtype, shift = vae.dtype, vae.config.get("shift_factor") or 0.0
         pixels = image_tensor([frame.show(image) for image in images]).to(vae.device) * 2 - 1
         overflows = dtype == torch.float16 and vae.config.get("force_upcast")  # SDXL's does

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 from hydra.utils import instantiate
@@ -28,6 +27,7 @@ from genaug.console import track
 from genaug.data.base import Dataset, Sample
 from genaug.data.reading import read_image
 from genaug.data.subsets import training_subset
+from genaug.functional.composite import middle_square
 from genaug.generation.training_loop import Settings, fit
 from genaug.seeding import derive
 from genaug.synthesis.store import write_atomically
@@ -67,18 +67,8 @@ def read_captioned(dataset: Dataset, samples: Sequence[Sample], size: int) -> Ca
     """Read samples at ``size`` x ``size`` pixels, the middle square of each, into memory."""
     pictures = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
     for index, sample in enumerate(track(samples, len(samples), "reading")):
-        pictures[index] = torch.from_numpy(_square(read_image(sample.path), size)).permute(2, 0, 1)
+        pictures[index] = torch.from_numpy(middle_square(read_image(sample.path), size)).permute(2, 0, 1)
     return Captioned(pictures, [caption_of(sample, dataset.classes) for sample in samples])
-
-
-def _square(image: np.ndarray, size: int) -> np.ndarray:
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = image[top : top + side, left : left + side]
-    if side == size:
-        return square
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
 
 
 def hold_out(data: Captioned, count: int, seed: int) -> tuple[Captioned, Captioned]:

@@ -130,16 +130,17 @@ class Exchange(AbstractContextManager["Exchange"]):
         self.pairs = swapped
 
 
+def fuse_lora(pipeline: Any, file: Path) -> None:
+    """Work a LoRA file, in any layout that diffusers reads, into the denoiser's weights, for good."""
+    layers, alphas = pipeline.lora_state_dict(str(file.parent), weight_name=file.name)
+    pipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=pipeline.unet)
+    pipeline.fuse_lora(components=["unet"])
+    pipeline.unload_lora_weights()
+
+
 def lora_exchange(pipeline: Any, file: Path) -> Exchange:
-    """The denoiser's weights with a LoRA file, in any layout that diffusers reads, worked into them."""
-
-    def change() -> None:
-        layers, alphas = pipeline.lora_state_dict(str(file.parent), weight_name=file.name)
-        pipeline.load_lora_into_unet(layers, network_alphas=alphas, unet=pipeline.unet)
-        pipeline.fuse_lora(components=["unet"])
-        pipeline.unload_lora_weights()
-
-    return Exchange.after(pipeline.unet, change)
+    """The denoiser's weights with a LoRA file worked into them, see :func:`fuse_lora`."""
+    return Exchange.after(pipeline.unet, lambda: fuse_lora(pipeline, file))
 
 
 class FourChannelVAE(Transparency):

@@ -30,10 +30,11 @@ class SyntheticImages:
         show: What a person should see of a job beside its result, by name.
         absent: Labels of the images that could not even be planned, because something they need could not be made.
         filtered: What the filters dropped.
+        soft_label: Pairs of class and weight, for images that show more than one; none for those that show one. Not a
+            fact of the job, so that images stay when the rule for their labels changes.
 
     Attributes:
-        samples: One a kept image; images that failed, or that a filter dropped, are left out. A job whose facts have a
-            ``soft_label``, pairs of class and weight, has it in its sample.
+        samples: One a kept image; images that failed, or that a filter dropped, are left out.
         sources: For each of them the id of the sample that it was made from, or of the first of several.
     """
 
@@ -46,9 +47,11 @@ class SyntheticImages:
         show: Callable[[Job], Mapping[str, np.ndarray]] | None = None,
         absent: Sequence[Label] = (),
         filtered: Filtered | None = None,
+        soft_label: Callable[[Job], Sequence[tuple[int, float]]] | None = None,
     ) -> None:
         self.store, self.jobs, self.classes, self.more = store, list(jobs), classes, dict(more or {})
         self.show, self.absent, self.filtered = show, list(absent), filtered or Filtered()
+        self.soft_label = soft_label
         self.samples = [self._sample(job) for job in self._kept()]
         self.sources = [job.sources[0] if job.sources else "" for job in self._kept()]
 
@@ -63,7 +66,7 @@ class SyntheticImages:
             label=job.label,
             unknown=tuple(job.facts.get("unknown", ())),
             caption=job.prompt or None,
-            soft_label=tuple((int(label), float(weight)) for label, weight in job.facts.get("soft_label", ())),
+            soft_label=() if self.soft_label is None else tuple(self.soft_label(job)),
         )
 
     def report(self) -> dict[str, Any]:

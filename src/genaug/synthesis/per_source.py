@@ -193,17 +193,7 @@ class SourceImages:
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of the images of ``sample``."""
-        return self.square if self.from_words else self._shrunk(image_size(sample.path))
-
-    def _shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of an image of ``size`` once it is no larger than training needs."""
-        scale = min(1.0, self.side / min(size))
-        return round(size[0] * scale), round(size[1] * scale)
-
-    def _source(self, sample: Sample) -> np.ndarray:
-        image = read_image(sample.path, channels=3)
-        height, width = self._shrunk(image.shape[:2])
-        return resize(image, width, height)
+        return self.square if self.from_words else shrunk_size(image_size(sample.path), self.side)
 
     def load(self, device: str) -> None:
         """See :class:`genaug.synthesis.runner.Renderer`."""
@@ -217,7 +207,8 @@ class SourceImages:
         """See :class:`genaug.synthesis.runner.Renderer`."""
         if self.from_words:
             return self.method.generator.text_to_image([job.prompt for job in jobs], list(seeds), self.square)
-        return self.method.draw([self._source(self.samples[job.sources[0]]) for job in jobs], jobs, seeds)
+        sources = [read_shrunk(self.samples[job.sources[0]].path, self.side) for job in jobs]
+        return self.method.draw(sources, jobs, seeds)
 
     def verdict(self, job: Job, image: np.ndarray) -> str:
         """The size must be the one asked for."""
@@ -225,7 +216,7 @@ class SourceImages:
 
     def show(self, job: Job) -> Mapping[str, np.ndarray]:
         """The source, under its prompt."""
-        return {job.prompt: self._source(self.samples[job.sources[0]])}
+        return {job.prompt: read_shrunk(self.samples[job.sources[0]].path, self.side)}
 
 
 def check_wording(key: str, wording: str) -> None:
@@ -250,3 +241,20 @@ def with_article(noun: str) -> str:
     ('an azure jay', 'a jay')
     """
     return f"{'an' if noun[:1] in tuple('aeiou') else 'a'} {noun}"
+
+
+def shrunk_size(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Height and width of an image of ``size`` once its short side is no larger than the ``side`` that training needs.
+
+    >>> shrunk_size((100, 300), 50), shrunk_size((40, 60), 50)
+    ((50, 150), (40, 60))
+    """
+    scale = min(1.0, side / min(size))
+    return round(size[0] * scale), round(size[1] * scale)
+
+
+def read_shrunk(path: Path, side: int) -> np.ndarray:
+    """An image ``(H, W, 3)`` uint8 of that size."""
+    image = read_image(path, channels=3)
+    height, width = shrunk_size((image.shape[0], image.shape[1]), side)
+    return resize(image, width, height)
