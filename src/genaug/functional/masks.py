@@ -67,6 +67,15 @@ def dilate(mask: np.ndarray, pixels: float) -> np.ndarray:
     return distance <= pixels + 1e-4
 
 
+def shrunk_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The mask at another height and width; a pixel with any of the object in it is the object's.
+
+    >>> shrunk_mask(np.array([[True, False, False, False]] * 2), (1, 2)).astype(int).tolist()
+    [[1, 0]]
+    """
+    return cv2.resize(mask.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA) > 0
+
+
 def iou(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union in [0, 1]; two empty masks agree, so they give 1.
 

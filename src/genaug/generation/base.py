@@ -29,9 +29,12 @@ class Generator(ABC):
     Attributes:
         batch_size: How many images are asked for at once, at most.
         calls: Which of the calls it offers; the others raise ``NotImplementedError``.
+        by_instruction: Whether a prompt says what to do to an image ("make it snow"), not what it is to show; such a
+            generator takes no strength but 1.
     """
 
     batch_size: int = 1
+    by_instruction: bool = False
     calls: tuple[Call, ...] = ("text_to_image", "image_to_image", "inpaint")
 
     @property

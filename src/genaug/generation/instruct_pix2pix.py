@@ -40,6 +40,7 @@ class InstructPix2Pix(Diffusion):
     """
 
     calls = ("image_to_image",)
+    by_instruction = True
 
     def __init__(
         self,

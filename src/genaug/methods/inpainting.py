@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from genaug.data.base import Dataset, Sample
+from genaug.functional.masks import shrunk_mask
 from genaug.generation.base import Generator
 from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks, usable_subjects, without_subject
@@ -89,10 +89,6 @@ class Inpainting(PerSource):
 
     def draw(self, images: Sequence[np.ndarray], jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
         """See :meth:`PerSource.draw`."""
-        around = [~self._mask(job, image.shape[:2]) for job, image in zip(jobs, images, strict=True)]
+        pairs = zip(jobs, images, strict=True)
+        around = [~shrunk_mask(self.masks[job.sources[0]], image.shape[:2]) for job, image in pairs]
         return self.generator.inpaint(images, around, [job.prompt for job in jobs], seeds, self.strength)
-
-    def _mask(self, job: Job, size: tuple[int, int]) -> np.ndarray:
-        """The subject's mask at the size of the image that is asked for; a pixel with any of the subject is its own."""
-        mask = self.masks[job.sources[0]].astype(np.float32)
-        return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_AREA) > 0

@@ -48,7 +48,10 @@ class PerSource(ABC):
             the call.
     """
 
-    call: ClassVar[Call]
+    call: Call
+    #: Whether the generator is shown every source squeezed to a square, and the result brought back: images of all
+    #: sizes then share batches.
+    squeezed: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -91,13 +94,35 @@ class PerSource(ABC):
         """JSON value of all that :meth:`wording` says, for the description of the store."""
         return self.prompt
 
+    def strength_of(self, sample: Sample, copy: int) -> float:
+        """Noise level that a copy starts at."""
+        return self.strength
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """All that :meth:`strength_of` can say; where it is one, all images share batches."""
+        return (self.strength,)
+
+    @property
+    def more_settings(self) -> dict[str, Any]:
+        """JSON values of all else that changes images, for the description of the store."""
+        return {}
+
     def more(self) -> dict[str, Any]:
         """What else is reported."""
         return {}
 
+    def load(self, device: str) -> None:
+        """Get the generator ready on ``device``."""
+        self.generator.load(device)
+
     def draw(self, images: Sequence[np.ndarray], jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
-        """Ask the generator for a batch: ``images`` are the sources, of one size."""
+        """Ask the generator for a batch: ``images`` are the sources, of one size; the jobs start at one noise level."""
         raise NotImplementedError
+
+    def finish(self, job: Job, source: np.ndarray, made: np.ndarray) -> np.ndarray:
+        """What is kept of a result; both are of the source's size."""
+        return made
 
     # --- what they share ---------------------------------------------------------------------------------------------
 
@@ -149,14 +174,16 @@ class SourceImages:
         self.square = method.generator.size_for(dataset.image_size, dataset.image_size)
         scenes = combinations(read_sets(), SCENES, method.seed)
         self.scenes = [(scene.spatial, scene.temporal) for scene in scenes]
-        self.steps = method.generator.denoiser_steps(method.call, method.strength)
-        start = method.generator.start_timestep(method.call, method.strength)
-        self.noise = {"strength": method.strength, "start_timestep": start}
+        self.pixels = method.generator.size_for(side, side)
+        self._levels: dict[float, tuple[int, dict[str, Any]]] = {}
+        levels = method.strengths
+        noise = self._level(levels[0])[1] if len(levels) == 1 else {"strengths": list(levels)}
         self.description: dict[str, Any] = {
             "made_by": f"{VERSION} {method.call}",
             "generator": json_values({"fingerprint": method.generator.fingerprint, **method.generator.settings}),
-            "settings": {"prompt": method.wordings, "side": None if self.from_words else side, **self.noise},
+            "settings": {"prompt": method.wordings, "side": None if self.from_words else side, **noise},
         }
+        self.description["settings"] |= method.more_settings
         self.maker = json.dumps(self.description, sort_keys=True)
         self.description |= {"dataset": dataset.name, "classes": list(dataset.classes)}
         name = content_key(json.dumps(self.description, sort_keys=True))[:12]
@@ -166,11 +193,26 @@ class SourceImages:
     def speed_key(self) -> str:
         """See :class:`genaug.synthesis.runner.Renderer`; the plan, which does not know ``side``, must find it too."""
         method, data = self.method, self.dataset
-        return f"{method.generator.fingerprint} {method.call} {method.strength} {data.name} {data.image_size}"
+        levels = " ".join(map(str, method.strengths))
+        return f"{method.generator.fingerprint} {method.call} {levels} {data.name} {data.image_size}"
+
+    def _level(self, strength: float) -> tuple[int, dict[str, Any]]:
+        """Denoiser steps from ``strength`` on, and where that is; a level that no image needs need not be there."""
+        if strength not in self._levels:
+            generator, call = self.method.generator, self.method.call
+            start = generator.start_timestep(call, strength)
+            noise = {"strength": strength, "start_timestep": start}
+            self._levels[strength] = generator.denoiser_steps(call, strength), noise
+        return self._levels[strength]
 
     def job(self, sample: Sample, copy: int, inputs: Sequence[str], size: tuple[int, int]) -> Job:
         """The job of copy ``copy`` of ``sample``: an image of ``size`` (height, width)."""
-        seed = derive(self.method.seed, self.method.call, sample.id, copy)
+        method = self.method
+        seed = derive(method.seed, method.call, sample.id, copy)
+        strength = method.strength_of(sample, copy)
+        steps, noise = self._level(strength)
+        back = {"size": list(size)} if method.squeezed else {}
+        alone = (strength,) if len(method.strengths) > 1 else ()
         return Job(
             maker=self.maker,
             seed=seed,
@@ -179,9 +221,9 @@ class SourceImages:
             sources=(sample.id,),
             inputs=tuple(inputs),
             prompt=self._prompt(sample, copy, seed),
-            shape=(self.method.call, *size),
-            steps=self.steps,
-            facts={**facts_of(sample, self.dataset.classes), **self.noise},
+            shape=(method.call, *(self.pixels if method.squeezed else size), *alone),
+            steps=steps,
+            facts={**facts_of(sample, self.dataset.classes), **noise, **back},
         )
 
     def _prompt(self, sample: Sample, copy: int, seed: int) -> str:
@@ -197,7 +239,7 @@ class SourceImages:
 
     def load(self, device: str) -> None:
         """See :class:`genaug.synthesis.runner.Renderer`."""
-        self.method.generator.load(device)
+        self.method.load(device)
 
     def unload(self) -> None:
         """See :class:`genaug.synthesis.runner.Renderer`."""
@@ -208,11 +250,21 @@ class SourceImages:
         if self.from_words:
             return self.method.generator.text_to_image([job.prompt for job in jobs], list(seeds), self.square)
         sources = [read_shrunk(self.samples[job.sources[0]].path, self.side) for job in jobs]
-        return self.method.draw(sources, jobs, seeds)
+        height, width = self.pixels
+        shown = [resize(source, width, height) for source in sources] if self.method.squeezed else sources
+        made = self.method.draw(shown, jobs, seeds)
+        return [self._finished(*one) for one in zip(jobs, sources, made, strict=True)]
+
+    def _finished(self, job: Job, source: np.ndarray, made: np.ndarray | None) -> np.ndarray | None:
+        """A result as it is kept; one of another size than asked for is left to :meth:`verdict`."""
+        if made is None or made.shape[:2] != job.shape[1:3]:
+            return made
+        return self.method.finish(job, source, resize(made, source.shape[1], source.shape[0]))
 
     def verdict(self, job: Job, image: np.ndarray) -> str:
         """The size must be the one asked for."""
-        return "ok" if image.shape[:2] == job.shape[1:] else f"size {image.shape[1]}x{image.shape[0]}"
+        size = tuple(job.facts["size"]) if self.method.squeezed else job.shape[1:3]
+        return "ok" if image.shape[:2] == size else f"size {image.shape[1]}x{image.shape[0]}"
 
     def show(self, job: Job) -> Mapping[str, np.ndarray]:
         """The source, under its prompt."""
