@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from conftest import REPOSITORY, run_cli
+from hydra import compose, initialize_config_dir
 from renderers import runner_in
 from test_per_source import BIRDS, KEPT, SIDE, Painter, keys, lines
 from test_per_source import samples as samples  # the fixture
@@ -99,3 +102,28 @@ def test_training_sees_real_images_and_the_edits_that_the_filter_kept(samples, t
 def test_wrong_levels_are_refused(strength):
     with pytest.raises(ValueError, match=rf"method\.synthesis\.strength={strength}"):
         GuidedEdits(Painter(), strength=strength)
+
+
+def test_the_numbers_are_in_the_yamls():
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        usual, paper = (compose("config", [f"method=real_guidance{more}"]).method for more in ("", "_few_shot"))
+    assert (usual.synthesis.strength, paper.synthesis.strength) == (0.1, None)
+    assert [one["_target_"].rpartition(".")[2] for one in usual.synthesis.filters] == ["ClipClass"]
+    assert (usual.synthesis.filters[0].factor, usual.synthesis.filters) == (1.0, paper.synthesis.filters)
+
+
+@pytest.mark.cli
+def test_it_runs_from_nothing_to_results(tiny_folder, tmp_path):
+    done = run_cli(
+        *tiny_folder.overrides(
+            method="real_guidance_few_shot", method__scale=1, generator="tiny", subset__shots=4, protocol="last",
+            trainer__max_steps=2, logger="none",
+        ),
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.rc == 0, done.stderr
+    (file,) = tmp_path.glob("runs/*/real_guidance_few_shot/*/results.json")
+    results = json.loads(file.read_text())
+    judged = results["made"]["filters"]["clip_class"]
+    assert (results["made"]["starts"], judged["seen"]) == ({"0.35": 3}, 12)
+    assert results["train_images"] == 12 + 12 - judged["dropped"]

@@ -49,8 +49,8 @@ VERSION = "diffusemix-1"
 STYLES = (
     "autumn", "snowy", "watercolor art", "sunset", "rainbow", "aurora", "mosaic", "ukiyo-e", "a sketch with crayon",
 )  # fmt: skip
-#: Noise level of generators that know one; InstructPix2Pix starts every edit at pure noise.
-STRENGTH = 0.6
+#: Noise level of generators that know one: the subject should stay, as it does with InstructPix2Pix.
+STRENGTH = 0.4
 
 
 class StyledHalves(PerSource):
@@ -64,7 +64,7 @@ class StyledHalves(PerSource):
         seed: See :class:`PerSource`.
         styles: What the images are edited into.
         prompt: With ``{style}`` for the style; besides that see :class:`PerSource`.
-        strength: See :class:`PerSource`; None for 1 where the generator edits by instruction, else for 0.6.
+        strength: See :class:`PerSource`; None for 1 where the generator edits by instruction, else for 0.4.
         halves: The halves that may be the original's, each as likely.
         seam: Width of the strip between the halves, see :func:`genaug.functional.halves.half_weights`.
         fractal: Share of the fractal in every pixel; 0 for none.
