@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from genaug.seeding import derive
-from genaug.synthesis.store import content_key
+from genaug.synthesis.store import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,5 +95,4 @@ class Captioner(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Class name and a hash of class and settings: the name of a folder of captions."""
-        parts = [type(self).__module__, type(self).__qualname__, json.dumps(dict(self.settings), sort_keys=True)]
-        return f"{type(self).__name__}-{content_key(*parts)[:16]}"
+        return fingerprint(self, self.settings)

@@ -15,8 +15,7 @@ from genaug.console import hide_loading_bars, track
 from genaug.data.base import Dataset, Sample
 from genaug.data.reading import read_image
 from genaug.devices import release_memory
-from genaug.generation.model_files import files_digest
-from genaug.segmentation.pretrained import explained, local_model, model_files
+from genaug.segmentation.pretrained import explained, local_model, model_identity
 from genaug.synthesis.store import Store, content_key
 
 REMEDY = (
@@ -53,10 +52,8 @@ class Blip(ImageCaptioner):
     @property
     def settings(self) -> Mapping[str, Any]:
         """The model — a local one by its files, not by where they lie — and the length."""
-        files = model_files(self._path)
-        names = [Path(file.name) for file in files]
         return {
-            "model": files_digest(files[0].parent, names, blocks=64) if files else self.model,
+            "model": model_identity(self.model, self._path),
             "max_tokens": self.max_tokens,
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any
 from genaug.data.base import Dataset, Sample
 from genaug.segmentation.masks import superclass_of
 from genaug.synthesis.per_source import with_article
-from genaug.synthesis.store import content_key
+from genaug.synthesis.store import fingerprint
 
 
 class ImageCaptioner(ABC):
@@ -29,8 +28,7 @@ class ImageCaptioner(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Class name and a hash of class and settings: the name of a folder of captions."""
-        parts = [type(self).__module__, type(self).__qualname__, json.dumps(dict(self.settings), sort_keys=True)]
-        return f"{type(self).__name__}-{content_key(*parts)[:16]}"
+        return fingerprint(self, self.settings)
 
     @abstractmethod
     def describe(self, samples: Sequence[Sample], dataset: Dataset, folder: Path, device: str = "cpu") -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +12,7 @@ from genaug.captioning.base import Captioner, Request
 from genaug.captioning.engine import llm_prompt
 from genaug.console import hide_loading_bars
 from genaug.devices import release_memory
-from genaug.generation.model_files import files_digest
-from genaug.segmentation.pretrained import explained, local_model, model_files
+from genaug.segmentation.pretrained import explained, local_model, model_identity
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -100,10 +98,8 @@ class Llama(Captioner):
     @property
     def settings(self) -> Mapping[str, Any]:
         """The model — a local one by its files, not by where they lie — and how it is sampled."""
-        files = model_files(self._path)
-        names = [Path(file.name) for file in files]
         return {
-            "model": files_digest(files[0].parent, names, blocks=64) if files else self.model,
+            "model": model_identity(self.model, self._path),
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_new_tokens": self.max_new_tokens,

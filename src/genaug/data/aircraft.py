@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from genaug.data.base import Box, Dataset, Sample
-from genaug.data.layout import by_id, check_there, inner_folder, lines_of, needed, number_in
+from genaug.data.layout import by_id, check_side, check_there, inner_folder, lines_of, needed, number_in
 
 _REMEDY = """\
 root must be the folder fgvc-aircraft-2013b, or the folder around it, laid out like this:
@@ -39,8 +39,7 @@ class Aircraft(Dataset):
     superclass = "aircraft"
 
     def __init__(self, root: str | Path, image_size: int = 448, train: str = "trainval") -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take 1 or more.")
+        check_side(image_size)
         if train not in ("trainval", "train"):
             raise ValueError(f"train={train!r} is not known: choose trainval or train.")
         self.root = needed(Path(root).expanduser(), _REMEDY)

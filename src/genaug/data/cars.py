@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from genaug.data.base import Box, Dataset, Sample
-from genaug.data.layout import by_id, check_there, inner_folder, matlab_array, needed, number_in, structs_of
+from genaug.data.layout import by_id, check_side, check_there, inner_folder, matlab_array, needed, number_in, structs_of
 
 _REMEDY = """\
 root must be the folder stanford_cars, or the folder around it, laid out like this:
@@ -40,8 +40,7 @@ class Cars(Dataset):
     superclass = "car"
 
     def __init__(self, root: str | Path, image_size: int = 448) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take 1 or more.")
+        check_side(image_size)
         self.root = needed(Path(root).expanduser(), _REMEDY)
         self.image_size = image_size
 

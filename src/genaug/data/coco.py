@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genaug.data.base import Dataset, Sample
-from genaug.data.layout import by_id, check_there, needed
+from genaug.data.layout import by_id, check_side, check_there, needed
 
 _REMEDY = """\
 root must be the folder that the archives of 2017 were unpacked into:
@@ -40,8 +40,7 @@ class COCO(Dataset):
     multilabel = True
 
     def __init__(self, root: str | Path, image_size: int = 224) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take the side of the images in pixels.")
+        check_side(image_size)
         self.root = needed(Path(root).expanduser(), _REMEDY)
         self.image_size = image_size
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from genaug.data.base import Dataset, Sample
+from genaug.data.layout import check_side
 from genaug.data.reading import check_images
 from genaug.data.subsets import hold_out
 
@@ -68,8 +69,7 @@ class Folder(Dataset):
         split_seed: int = 0,
         masks: str | Path | None = None,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take the side of the images in pixels.")
+        check_side(image_size)
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction={test_fraction} is not possible: take a share such as 0.2.")
         if channels not in (1, 3):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from genaug.data.base import Dataset, Sample
 from genaug.data.imagenet_labels import validation_wnids
-from genaug.data.layout import by_id, check_there, inner_folder, needed
+from genaug.data.layout import by_id, check_side, check_there, inner_folder, needed
 
 _REMEDY = """\
 root must hold train/<wnid>/*.JPEG and val/: what ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar of image-net.org
@@ -70,8 +70,7 @@ class ImageNet(Dataset):
         v2_variant: str = "matched-frequency",
         sketch_root: str | Path | None = None,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take 1 or more.")
+        check_side(image_size)
         if wnids is not None and (len(wnids) < 2 or len(set(wnids)) < len(wnids)):
             raise ValueError(f"wnids={list(wnids)} must be two or more different WordNet ids, or null for all.")
         for wnid in [*(wnids or ()), *(superclasses or ())]:

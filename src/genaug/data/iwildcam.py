@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from genaug.data.base import Dataset, Sample
-from genaug.data.layout import by_id, check_there, inner_folder, number_in, rows_of
+from genaug.data.layout import by_id, check_side, check_there, inner_folder, needed, number_in, rows_of
 
 _ARCHIVE = "iwildcam_v2.0"
 _REMEDY = f"""\
@@ -43,11 +43,8 @@ class _CameraTraps(Dataset):
     superclass = "animal"
 
     def __init__(self, root: str | Path, image_size: int = 224) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take the side of the images in pixels.")
-        self.root, self.image_size = Path(root).expanduser(), image_size
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"{self.root} is missing. {_REMEDY}")
+        check_side(image_size)
+        self.root, self.image_size = needed(Path(root).expanduser(), _REMEDY), image_size
 
     @cached_property
     def _folder(self) -> Path:

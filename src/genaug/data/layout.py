@@ -12,6 +12,16 @@ import numpy as np
 from genaug.data.base import Sample
 
 
+def check_side(image_size: int) -> None:
+    """Refuse a side that no image has.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if image_size < 1:
+        raise ValueError(f"image_size={image_size} is not possible: take the side of the images in pixels.")
+
+
 def inner_folder(root: Path, name: str, probe: str) -> Path:
     """``root``, or ``root/name`` where that is what holds ``probe``: people name the one or the other.
 

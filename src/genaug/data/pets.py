@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from genaug.data.base import Dataset, Sample
-from genaug.data.layout import by_id, check_there, inner_folder, lines_of, needed, number_in
+from genaug.data.layout import by_id, check_side, check_there, inner_folder, lines_of, needed, number_in
 
 _REMEDY = """\
 root must be the folder that images.tar.gz and annotations.tar.gz were unpacked into, or the folder around it:
@@ -64,8 +64,7 @@ class Pets(Dataset):
     superclass = "animal"
 
     def __init__(self, root: str | Path, image_size: int = 224) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take the side of the images in pixels.")
+        check_side(image_size)
         self.root = needed(Path(root).expanduser(), _REMEDY)
         self.image_size = image_size
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from genaug.data.base import Dataset, Sample
-from genaug.data.layout import by_id, check_there, inner_folder, lines_of, needed, number_in
+from genaug.data.layout import by_id, check_side, check_there, inner_folder, lines_of, needed, number_in
 
 _REMEDY = """\
 root must be the folder VOCdevkit, the folder around it, or VOC{year} in it:
@@ -56,8 +56,7 @@ class VOC(Dataset):
     def __init__(self, root: str | Path, year: int = 2007, image_size: int = 224) -> None:
         if year not in _YEARS:
             raise ValueError(f"year={year} is not possible: take 2007 or 2012.")
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take the side of the images in pixels.")
+        check_side(image_size)
         lists, archives, counts = _YEARS[year]
         self._remedy = _REMEDY.format(year=year, train=lists[0], test=lists[1], archives=archives)
         self._lists = dict(zip(("train", "test"), lists, strict=True))

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from genaug.data.base import Dataset, Sample
 from genaug.data.folder import IMAGE_SUFFIXES
-from genaug.data.layout import by_id, lines_of, needed, number_in
+from genaug.data.layout import by_id, check_side, lines_of, needed, number_in
 from genaug.data.subsets import hold_out
 
 log = logging.getLogger(__name__)
@@ -67,8 +67,7 @@ class YOLO(Dataset):
         test_fraction: float = 0.2,
         split_seed: int = 0,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size={image_size} is not possible: take the side of the images in pixels.")
+        check_side(image_size)
         if not 0 < test_fraction < 1:
             raise ValueError(f"test_fraction={test_fraction} is not possible: take a share such as 0.2.")
         self.mask_values = pixel_values(mask_values)

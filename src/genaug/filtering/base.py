@@ -24,6 +24,9 @@ from genaug.synthesis.store import Store, content_key, write_atomically
 #: Where the verdicts of a store are written.
 VERDICTS = "filters.jsonl"
 
+#: Images whose scores are computed, and kept, in one go; a network is loaded for each go.
+SCORED_TOGETHER = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -181,8 +184,9 @@ def kept_scores(
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".lock"):
         store = Store(root)
-        missing = {key: candidate for key, candidate in zip(keys, candidates, strict=True) if key not in store}
-        if missing:
-            for key, score in zip(missing, compute(list(missing.values())), strict=True):
+        missing = list({key: one for key, one in zip(keys, candidates, strict=True) if key not in store}.items())
+        for first in range(0, len(missing), SCORED_TOGETHER):  # a kill loses no more than these
+            part = dict(missing[first : first + SCORED_TOGETHER])
+            for key, score in zip(part, compute(list(part.values())), strict=True):
                 store.record(key, {"score": score})
     return [store[key]["score"] for key in keys]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from genaug.synthesis.store import content_key
+from genaug.synthesis.store import fingerprint
 
 Call = Literal["text_to_image", "image_to_image", "inpaint", "edit_transparent"]
 
@@ -45,8 +44,7 @@ class Generator(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Class name and a hash of class and settings: part of the name of every image that is made."""
-        parts = [type(self).__module__, type(self).__qualname__, json.dumps(dict(self.settings), sort_keys=True)]
-        return f"{type(self).__name__}-{content_key(*parts)[:16]}"
+        return fingerprint(self, self.settings)
 
     @property
     def transparent_settings(self) -> Mapping[str, Any]:

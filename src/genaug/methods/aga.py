@@ -24,13 +24,13 @@ from genaug.generation.base import Generator
 from genaug.seeding import derive
 from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks, usable_subjects, without_subject
+from genaug.synthesis.composites import CompositeRenderer
 from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.images import SyntheticImages, cost_of, facts_of
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import content_key
 from genaug.synthesis.text_images import TextImages, json_values
-from genaug.threads import thread_pool
 
 #: Raise it with every change of how a composite comes about: stores of another version are not used.
 VERSION = "aga-2"
@@ -204,7 +204,7 @@ def speed_key(dataset: Dataset) -> str:
     return f"composites of {dataset.name}"
 
 
-class Composites:
+class Composites(CompositeRenderer):
     """Lays subjects over backgrounds, several at a time.
 
     Args:
@@ -215,8 +215,6 @@ class Composites:
         backgrounds: Store of the backgrounds.
     """
 
-    batch_size = 32
-
     def __init__(
         self,
         settings: SubjectOnBackgrounds,
@@ -225,6 +223,7 @@ class Composites:
         masks: Masks,
         backgrounds: ImageStore,
     ) -> None:
+        super().__init__(settings.workers)
         self.settings, self.dataset, self.masks, self.backgrounds = settings, dataset, masks, backgrounds
         self.speed_key = speed_key(dataset)
         self.samples = {sample.id: sample for sample in samples}
@@ -251,22 +250,8 @@ class Composites:
             facts={"background": background.key, **facts_of(sample, self.dataset.classes)},
         )
 
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def unload(self) -> None:
-        """Nothing to give back."""
-
-    def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
-        """See :class:`genaug.synthesis.runner.Renderer`."""
-        with thread_pool(self.settings.workers) as pool:
-            return list(pool.map(self._one, jobs, seeds))
-
-    def verdict(self, job: Job, image: np.ndarray) -> str:
-        """Nothing more can be wrong with a composite."""
-        return "ok"
-
-    def _one(self, job: Job, seed: int) -> np.ndarray:
+    def compose(self, job: Job, seed: int) -> np.ndarray:
+        """See :meth:`CompositeRenderer.compose`."""
         image, mask, scene = self._inputs(job)
         settings, rng = self.settings, np.random.default_rng(seed)
         flip, degrees = rng.random() < settings.flip, rng.uniform(-settings.rotation, settings.rotation)

@@ -30,6 +30,7 @@ from genaug.generation.base import Generator
 from genaug.seeding import derive
 from genaug.segmentation.base import Segmenter
 from genaug.segmentation.masks import Masks, make_masks, usable_subjects
+from genaug.synthesis.composites import CompositeRenderer
 from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.images import SyntheticImages, candidates_of, class_name, cost_of
 from genaug.synthesis.jobs import Job, Stage
@@ -38,7 +39,6 @@ from genaug.synthesis.runner import Runner
 from genaug.synthesis.scenes import choose_scenes
 from genaug.synthesis.store import content_key
 from genaug.synthesis.text_images import TextImages, json_values
-from genaug.threads import thread_pool
 
 #: Raise it with every change of how a composite comes about: stores of another version are not used.
 VERSION = "beyond-generation-1"
@@ -218,7 +218,7 @@ def _speed_key(dataset: Dataset) -> str:
     return f"pasted objects of {dataset.image_size} pixels"
 
 
-class Composites:
+class Composites(CompositeRenderer):
     """Pastes objects into scenes, several at a time.
 
     Args:
@@ -229,11 +229,10 @@ class Composites:
         scenes: The chosen ones.
     """
 
-    batch_size = 32
-
     def __init__(
         self, settings: CutAndPaste, dataset: Dataset, store: ImageStore, masks: Masks, scenes: Sequence[Candidate]
     ) -> None:
+        super().__init__(settings.workers)
         self.settings, self.dataset, self.store, self.masks = settings, dataset, store, masks
         self.scenes = {scene.key: scene for scene in scenes}
         self.speed_key = _speed_key(dataset)
@@ -269,22 +268,8 @@ class Composites:
             },
         )
 
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def unload(self) -> None:
-        """Nothing to give back."""
-
-    def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
-        """See :class:`genaug.synthesis.runner.Renderer`."""
-        with thread_pool(self.settings.workers) as pool:
-            return list(pool.map(self._one, jobs, seeds))
-
-    def verdict(self, job: Job, image: np.ndarray) -> str:
-        """Nothing more can be wrong with a composite."""
-        return "ok"
-
-    def _one(self, job: Job, seed: int) -> np.ndarray:
+    def compose(self, job: Job, seed: int) -> np.ndarray:
+        """See :meth:`CompositeRenderer.compose`."""
         picture, mask, scene = self._inputs(job)
         settings, rng = self.settings, np.random.default_rng(seed)
         cutout = lifted(picture, mask, rng.uniform(-settings.rotation, settings.rotation))

@@ -36,13 +36,13 @@ from genaug.functional.fractals import fractal
 from genaug.functional.halves import Half, blend, half_weights
 from genaug.generation.base import Generator
 from genaug.seeding import derive
+from genaug.synthesis.composites import CompositeRenderer
 from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.images import SyntheticImages, cost_of
 from genaug.synthesis.jobs import Job, Stage
 from genaug.synthesis.per_source import PerSource
 from genaug.synthesis.runner import Runner
 from genaug.synthesis.store import content_key
-from genaug.threads import thread_pool
 
 #: Raise it with every change of how a hybrid comes about: stores of another version are not used.
 VERSION = "diffusemix-1"
@@ -160,7 +160,7 @@ def speed_key(dataset: Dataset) -> str:
     return f"hybrids of {dataset.name}"
 
 
-class Hybrids:
+class Hybrids(CompositeRenderer):
     """Puts halves together and blends fractals in, several at a time.
 
     Args:
@@ -170,9 +170,8 @@ class Hybrids:
         edits: Store of the edits.
     """
 
-    batch_size = 32
-
     def __init__(self, settings: StyledHalves, dataset: Dataset, samples: Sequence[Sample], edits: ImageStore) -> None:
+        super().__init__(settings.workers)
         self.settings, self.edits, self.speed_key = settings, edits, speed_key(dataset)
         self.samples = {sample.id: sample for sample in samples}
         shares = {"seam": settings.seam, "fractal": settings.fractal}
@@ -196,22 +195,8 @@ class Hybrids:
             facts={**edit.facts, "edit": edit.key, "style": style, "original": half},
         )
 
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def unload(self) -> None:
-        """Nothing to give back."""
-
-    def render(self, jobs: Sequence[Job], seeds: Sequence[int]) -> list[np.ndarray | None]:
-        """See :class:`genaug.synthesis.runner.Renderer`."""
-        with thread_pool(self.settings.workers) as pool:
-            return list(pool.map(self._one, jobs, seeds))
-
-    def verdict(self, job: Job, image: np.ndarray) -> str:
-        """Nothing more can be wrong: the edit has passed."""
-        return "ok"
-
-    def _one(self, job: Job, seed: int) -> np.ndarray:
+    def compose(self, job: Job, seed: int) -> np.ndarray:
+        """See :meth:`CompositeRenderer.compose`."""
         original, edit = self._inputs(job)
         height, width = edit.shape[:2]
         hybrid = blend(original, edit, half_weights(height, width, job.facts["original"], self.settings.seam))

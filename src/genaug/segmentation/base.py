@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from genaug.data.base import Sample
-from genaug.synthesis.store import content_key
+from genaug.synthesis.store import fingerprint
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,8 +106,8 @@ class Segmenter(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Class name and a hash of class, settings and model files: the name of a folder of masks."""
-        parts = [type(self).__module__, type(self).__qualname__, json.dumps(dict(self.settings), sort_keys=True)]
+        digests = []
         for path in self.files:
             with path.open("rb") as file:
-                parts.append(hashlib.file_digest(file, "blake2b").hexdigest())
-        return f"{type(self).__name__}-{content_key(*parts)[:16]}"
+                digests.append(hashlib.file_digest(file, "blake2b").hexdigest())
+        return fingerprint(self, self.settings, *digests)

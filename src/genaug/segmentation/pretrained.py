@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from genaug.generation.model_files import files_digest
+
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -32,6 +34,17 @@ def model_files(path: Path | None) -> list[Path]:
     if path is None or path.is_file():
         return [] if path is None else [path]
     return sorted(one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+
+
+def model_identity(source: str | Path, path: Path | None) -> str:
+    """What a model's images or answers follow from: a local one's files, wherever they lie; the id of one of the hub.
+
+    Args:
+        source: As configured.
+        path: What :func:`local_model` found of it.
+    """
+    files = model_files(path)
+    return files_digest(files[0].parent, [Path(file.name) for file in files], blocks=64) if files else str(source)
 
 
 @contextmanager

@@ -37,6 +37,19 @@ def content_key(*parts: bytes | str) -> str:
     return digest.hexdigest()
 
 
+def fingerprint(tool: object, settings: Mapping[str, Any], *more: str) -> str:
+    """Name of a tool in the names of what it makes: its class, and a hash of class and settings.
+
+    Args:
+        tool: A generator, a segmenter, a captioner.
+        settings: JSON values of every argument that changes what it makes.
+        more: What else does, as hashes of its files.
+    """
+    kind = type(tool)
+    parts = [kind.__module__, kind.__qualname__, json.dumps(dict(settings), sort_keys=True), *more]
+    return f"{kind.__name__}-{content_key(*parts)[:16]}"
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` is either complete or not there, whenever the process dies.
 
