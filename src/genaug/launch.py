@@ -84,6 +84,13 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+def chosen(group: str) -> str | None:
+    """The file of a configuration group that this job uses, as "cub" of ``dataset``; None outside an application."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+
+
 class WrongValue(CompactHydraException, ValueError):
     """A value that cannot be used: Hydra prints the message and no traceback."""
 
