@@ -88,7 +88,8 @@ class Axis:
         from matplotlib.ticker import MaxNLocator
 
         margin = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
-        wanted = MaxNLocator(5).tick_values(max(least, low - margin), min(most, high + margin))
+        ticks = MaxNLocator(5, steps=[1, 2, 5, 10])
+        wanted = ticks.tick_values(max(least, low - margin), min(most, high + margin))
         self.values = [float(value) for value in wanted if least <= value <= most]
         self.start, self.end = start, end
 
@@ -103,7 +104,14 @@ class Axis:
 
     def ticks(self) -> tuple[tuple[float, str], ...]:
         """Pixel and text of each tick."""
-        return tuple((self(value), f"{value:g}") for value in self.values)
+        step = self.values[1] - self.values[0]
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        return tuple((self(value), f"{value:.{digits}f}") for value in self.values)
+
+
+def legend(charts: Sequence[Chart]) -> list[tuple[int, str]]:
+    """Number and label of every series of some charts."""
+    return sorted({(one.number, one.label) for chart in charts for one in chart.series})
 
 
 def scale_charts(rows: Sequence[Row]) -> list[Chart]:

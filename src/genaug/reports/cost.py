@@ -20,7 +20,9 @@ def cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     header = ["method", "made", "making s", "training s", "images seen", "device", "GPU-hours", "GPU memory GiB"]
     cells = []
     for row in rows:
-        memory = [run["cost"]["device_peak_memory_mib"] for run in row.runs if run["cost"].get("device_peak_memory_mib")]
+        memory = [
+            run["cost"]["device_peak_memory_mib"] for run in row.runs if run["cost"].get("device_peak_memory_mib")
+        ]
         cells.append(
             [
                 row.label,

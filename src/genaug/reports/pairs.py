@@ -123,7 +123,7 @@ def splits_of(rows: Sequence[Row]) -> list[str]:
 
 def against(rows: Sequence[Row], baseline: Row) -> tuple[list[str], list[list[str]]]:
     """Header and cells of every row against the baseline: a line for each split and row."""
-    header = ["split", "method", "seeds", f"points above {baseline.label}", "McNemar", "verdict"]
+    header = ["method", "split", f"points above {baseline.label}", "verdict", "seeds", "McNemar"]
     cells = []
     for split in splits_of(rows):
         for row in rows:
@@ -132,7 +132,7 @@ def against(rows: Sequence[Row], baseline: Row) -> tuple[list[str], list[list[st
             gap = compare_rows(row, baseline, split)
             tests = "; ".join(f"{one.only_first} : {one.only_second} (p={one.p:.2g})" for one in gap.tests)
             verdict = gap.verdict if gap.budgets else f"{gap.verdict}; budgets differ"
-            cells.append([split, row.label, str(len(gap.seeds)), gap.text(), tests or NOTHING, verdict])
+            cells.append([row.label, split, gap.text(), verdict, str(len(gap.seeds)), tests or NOTHING])
     return header, cells
 
 

@@ -41,25 +41,27 @@ def flat(tree: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def baseline_of(rows: Sequence[Row], label: str | None = None) -> Row:
-    """The row that others are compared with: the one asked for, or the plainest.
+def baselines(tables: Mapping[str, Sequence[Row]], label: str | None = None) -> dict[str, Row]:
+    """For each dataset the row that its others are compared with: the one asked for, or the plainest.
 
     That is one which made no images, and of those the one with the fewest settings of method, mixer and transform; of
     equals the weakest.
 
     Args:
-        rows: The weakest first.
-        label: As it stands in the table.
+        tables: Rows by dataset, the weakest first.
+        label: As it stands in a table; a dataset without such a row takes its plainest.
 
     Raises:
-        ValueError: no row is called ``label``.
+        ValueError: no dataset has a row called ``label``.
     """
-    if label is None:
-        return min(rows, key=_plainness)
-    for row in rows:
-        if row.label == label:
-            return row
-    raise ValueError(f"No row is called {label!r}. There are: {', '.join(row.label for row in rows)}.")
+    labels = dict.fromkeys(row.label for rows in tables.values() for row in rows)
+    if label is not None and tables and label not in labels:
+        raise ValueError(f"No row is called {label!r}. There are: {', '.join(labels)}.")
+    found = {}
+    for dataset, rows in tables.items():
+        asked = [row for row in rows if row.label == label]
+        found[dataset] = asked[0] if asked else min(rows, key=_plainness)
+    return found
 
 
 def _plainness(row: Row) -> tuple[bool, int]:
@@ -68,9 +70,10 @@ def _plainness(row: Row) -> tuple[bool, int]:
 
 
 def settings_that_differ(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[list[str]]]:
-    """Header, and cells of the settings that differ between rows: of those all rows have, and of those only some have."""
+    """Header, and cells of the settings that differ between rows: of those all have, and of those only some have."""
     configs = [config_of(row.runs[0]) for row in rows]
-    shared, partial = [], []
+    shared: list[list[str]] = []
+    partial: list[list[str]] = []
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [str(config[key]) if key in config else NOTHING for config in configs]
         if len(set(values)) > 1:

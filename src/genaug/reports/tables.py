@@ -277,7 +277,9 @@ def scale_lines(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
         others = [text for text in _row_overrides(row.runs[0]) if not text.startswith(_SCALE)]
         lines[row.runs[0]["method"], *others][row.runs[0].get("scale", 0)] = row
     shared = set.intersection(*(set(name[1:]) for name in lines))
-    return {" ".join([name[0], *(text for text in name[1:] if text not in shared)]): found for name, found in lines.items()}
+    return {
+        " ".join([name[0], *(text for text in name[1:] if text not in shared)]): found for name, found in lines.items()
+    }
 
 
 def by_group(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
