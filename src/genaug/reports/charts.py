@@ -48,12 +48,14 @@ class Series:
     Attributes:
         label: Whose.
         number: Of the colour and shape.
+        rows: Labels of the rows in it, for the filter.
         marks: From left to right.
         joined: "line", "level" (one mark, whose height is drawn through the chart) or "".
     """
 
     label: str
     number: int
+    rows: str
     marks: tuple[Mark, ...]
     joined: str = ""
 
@@ -109,9 +111,9 @@ class Axis:
         return tuple((self(value), f"{value:.{digits}f}") for value in self.values)
 
 
-def legend(charts: Sequence[Chart]) -> list[tuple[int, str]]:
-    """Number and label of every series of some charts."""
-    return sorted({(one.number, one.label) for chart in charts for one in chart.series})
+def legend(charts: Sequence[Chart]) -> list[tuple[int, str, str]]:
+    """Number, label and rows of every series of some charts."""
+    return sorted({(one.number, one.label, one.rows) for chart in charts for one in chart.series})
 
 
 def scale_charts(rows: Sequence[Row]) -> list[Chart]:
@@ -151,7 +153,8 @@ def _scale_chart(lines: dict[str, dict[int, Row]], scales: Sequence[int], split:
             _mark(x(scale) + dodge, summary, y, f"{name}, {scale}X: {_words(summary)}")
             for scale, summary in by_scale.items()
         )
-        series.append(Series(name, number, marks, "line" if len(marks) > 1 else "level"))
+        labels = " ".join(row.label for row in lines[name].values())
+        series.append(Series(name, number, labels, marks, "line" if len(marks) > 1 else "level"))
     ticks = tuple((round(x(scale), 1), f"{scale}X") for scale in scales)
     return Chart(split, "synthetic images of each real one", "score %", ticks, y.ticks(), tuple(series))
 
@@ -202,6 +205,7 @@ def _look_chart(rows: Sequence[Row], split: str, measure: str) -> Chart | None:
         Series(
             rows[number].label,
             number,
+            rows[number].label,
             (Mark(x(score), y(look), None, None, None, f"{rows[number].label}: {percent(score / 100)} %, {look:.3f}"),),
         )
         for number, (score, look) in points.items()

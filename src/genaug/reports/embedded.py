@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ ALL_BYTES = 6_500_000
 #: Bytes that one takes at most.
 ONE_BYTES = 260_000
 
-#: Longest sides in pixels that are tried, the largest first.
-SIDES = (1700, 1340, 1000, 760, 560, 400, 280)
+#: Longest side in pixels of the largest and of the smallest pictures.
+LARGEST, SMALLEST = 1700, 280
 
 QUALITY = 82
 
@@ -75,20 +76,21 @@ def embed(wanted: Sequence[Wanted], page_pictures: int) -> list[Picture]:
 
 
 def small_jpeg(path: Path, most: int) -> tuple[bytes, tuple[int, int]]:
-    """A picture as JPEG of at most ``most`` bytes where the smallest of :data:`SIDES` allows that, and its size.
+    """A picture as JPEG of at most ``most`` bytes, and its size; at :data:`SMALLEST` it may have more.
 
     Raises:
         OSError: the file is not there, or no picture.
     """
     with Image.open(path) as opened:
         image = opened.convert("RGB")
-    data = b""
-    for side in SIDES:
+    side = min(LARGEST, max(image.size))
+    while True:
         copy = image.copy()
         copy.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        copy.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-        data = buffer.getvalue()
-        if len(data) <= most:
-            break
-    return data, copy.size
+        copy.save(buffer, "JPEG", quality=QUALITY)
+        size = buffer.tell()
+        if size <= most or side <= SMALLEST:
+            return buffer.getvalue(), copy.size
+        # Bytes go about as the area does.
+        side = max(SMALLEST, int(side * min(0.9, math.sqrt(most / size))))

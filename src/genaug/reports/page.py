@@ -344,12 +344,12 @@ def plan_pictures(rows: Sequence[Row]) -> Plan:
                     for path in galleries
                 ]
                 break
-    labels = {_tail(run["folder"]): row.label for row in rows for run in row.runs}
+    names = {_tail(run["folder"]): f"{row.label}, seed {run['seed']}" for row in rows for run in row.runs}
     roots = {Path(run["folder"]).parents[2] for row in rows for run in row.runs if len(Path(run["folder"]).parents) > 2}
     for file in sorted(file for root in roots for file in root.glob(f"comparisons/*/{COMPARISON}")):
         record = json.loads(file.read_text())
-        if any(_tail(folder) in labels for folder in record["runs"].values()):
-            plan.compared.append(_compared(record, file.parent))
+        if any(_tail(folder) in names for folder in record["runs"].values()):
+            plan.compared.append(_compared(record, names, file.parent))
     return plan
 
 
@@ -362,8 +362,14 @@ def _tail(folder: str) -> tuple[str, ...]:
     return Path(folder).parts[-3:]
 
 
-def _compared(record: Mapping[str, Any], folder: Path) -> tuple[list[Table], list[Wanted]]:
+def _compared(
+    record: Mapping[str, Any], known: Mapping[tuple[str, ...], str], folder: Path
+) -> tuple[list[Table], list[Wanted]]:
+    """Tables and galleries of a comparison; its pictures call the networks by their folders, the page by their rows."""
     names = list(record["runs"])
+    rows = ", ".join(
+        f"{name} is {known.get(_tail(path), '/'.join(_tail(path)))}" for name, path in record["runs"].items()
+    )
     header = ["measure", "n", *names, *(f"{name} − {names[0]}" for name in names[1:])]
     tables, wanted = [], []
     for split, found in record["splits"].items():
@@ -375,11 +381,11 @@ def _compared(record: Mapping[str, Any], folder: Path) -> tuple[list[Table], lis
             lines.append([title, str(one["n"]), *means, *(_gap_text(gap) for gap in gaps)])
         right = ", ".join(f"{name} {count}" for name, count in found["right"].items())
         caption = f"{split}: {found['images']} images; right: {right}"
-        note = "On the images for which every network has the measure; differences with their 95 % interval."
+        note = f"On images for which every network has the measure; differences with their 95 % interval. {rows}."
         tables.append(Table(caption, header, lines, rows=False, note=note))
         for kind, what in GALLERIES.items():
             if (path := folder / f"{split}_{kind}.png").is_file():
-                wanted.append(Wanted(path, "", f"{split}: {what}, and where {', '.join(names)} look"))
+                wanted.append(Wanted(path, "", f"{split}: {what}"))
     return tables, wanted
 
 
@@ -408,7 +414,7 @@ def store_of(run: Results, home: Path) -> str | None:
         return None
     kept = OmegaConf.select(OmegaConf.load(file), "paths.stores")
     # A relative folder was seen from where the run was started: mostly the folder that holds that of all runs.
-    places = [Path(kept), *(parent / kept for parent in Path(run["folder"]).parents[:4])] if kept else []
+    places = [*(parent / kept for parent in Path(run["folder"]).parents[:4]), Path(kept)] if kept else []
     return next((relative(str(place.resolve()), home) for place in places if place.is_dir()), None)
 
 

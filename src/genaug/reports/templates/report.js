@@ -31,8 +31,8 @@
     for (const one of document.querySelectorAll("[data-label]")) {
       const label = one.dataset.label, fits = words.every(word => label.toLowerCase().includes(word));
       one.classList.toggle("out", !fits);
-      labels.add(label);
-      if (fits) kept.add(label);
+      if (one.matches("tr")) labels.add(label);
+      if (one.matches("tr") && fits) kept.add(label);
     }
     document.querySelector(".filter output").value = words.length ? `${kept.size} of ${labels.size}` : "";
   }
