@@ -18,9 +18,3 @@ def test_the_stage_writes_a_page_of_the_runs_it_is_given(tmp_path):
     assert "6 finished runs in 3 rows" in text
     assert "../../birds/plain" in text
     assert "other" not in [line for line in text.splitlines() if "data-label" in line]
-
-    said = run_cli("stage=report", "report.baseline=none", cwd=tmp_path)
-    assert said.rc != 0
-    assert "No row is called 'none'. There are: other, plain" in said.stderr
-    assert "Traceback" not in said.stderr
-    assert len(list(tmp_path.glob("runs/reports/*/report.html"))) == 1

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 from report_runs import result, write_picture, write_run, write_study
 
+from genaug.launch import WrongValue
 from genaug.reports.__main__ import main
 from genaug.reports.charts import Axis, look_charts, scale_charts
 from genaug.reports.embedded import LARGEST, SMALLEST, Wanted, embed, small_jpeg
-from genaug.reports.page import render, write_page
+from genaug.reports.page import render, report_runs, write_page
 from genaug.reports.tables import find_runs, gather
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -310,6 +312,20 @@ def test_twenty_runs_stay_below_ten_megabytes(tmp_path):
 
 
 # --- command -------------------------------------------------------------------------------------------------------
+
+
+def test_the_stage_refuses_what_is_not_there(tmp_path):
+    write_study(tmp_path / "runs")
+    paths = {"runs": str(tmp_path / "runs"), "output": str(tmp_path / "out")}
+    for runs, baseline, said in (
+        (None, "none", "No row is called 'none'. There are: other, plain"),
+        ([f"{tmp_path}/runs/cars*"], None, "No results.json under .*cars"),
+    ):
+        with pytest.raises(WrongValue, match=said):
+            report_runs(OmegaConf.create({"runs": runs, "report": {"baseline": baseline}, "paths": paths}))
+    assert not (tmp_path / "out").exists()
+    report_runs(OmegaConf.create({"runs": None, "report": {"baseline": None}, "paths": paths}))
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_the_command_writes_the_page(tmp_path, capsys):
