@@ -199,6 +199,15 @@ def test_how_much_is_enough(tmp_path):
     assert line == ["test", "more", "4X", "75.0 ± 0.0 [75.0, 75.0]", "2X"]
 
 
+def test_of_one_seed_nobody_knows_how_much_is_enough(tmp_path):
+    for scale in (1, 2):
+        run = result("more", 0, scale / 10, scale=scale, comparison=f"more-{scale}")
+        run["overrides"].append(f"method.scale={scale}")
+        write_run(tmp_path, run, [True] * scale + [False] * (10 - scale))
+    _, [line] = enough(scale_lines(list(rows_of(tmp_path).values())), ["test"])
+    assert line == ["test", "more", "2X", "20.0", "not known (one seed)"]
+
+
 # --- baseline and settings -----------------------------------------------------------------------------------------
 
 

@@ -188,10 +188,12 @@ def test_little_is_enough(tmp_path):
 def test_failed_jobs_alone_are_a_page(tmp_path):
     folder = tmp_path / "runs" / "birds" / "deda" / "0"
     folder.mkdir(parents=True)
-    (folder / "failed.txt").write_text("method=deda\nTraceback\nOSError: disk full\n")
+    said = f"method=deda\nTraceback\n  File {Path.home()}/a.py\nOSError: disk full\n"
+    (folder / "failed.txt").write_text(said)
     text = render([tmp_path / "runs"], tmp_path / "report.html")
     Page(text)
     assert "No job finished" in text
+    assert "File ~/a.py" in text
     assert "OSError: disk full" in text
 
 

@@ -35,7 +35,7 @@ from genaug.reports.charts import (
 )
 from genaug.reports.embedded import Picture, Wanted, embed
 from genaug.reports.pairs import Gap, best_of, compare_rows, splits_of
-from genaug.reports.settings import baselines, settings_that_differ
+from genaug.reports.settings import baselines, settings_that_differ, without_home
 from genaug.reports.tables import (
     LOOKS,
     NOTHING,
@@ -439,7 +439,7 @@ def failed_jobs(folders: Sequence[Path], home: Path) -> list[Failed]:
     """Jobs whose last attempt failed; the first line of what they left is their command line."""
     found = []
     for file in sorted({file.resolve() for folder in folders for file in Path(folder).rglob(FAILED)}):
-        overrides, _, said = file.read_text(errors="replace").partition("\n")
+        overrides, _, said = without_home(file.read_text(errors="replace")).partition("\n")
         found.append(Failed(relative(str(file.parent), home), overrides, said))
     return found
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +62,16 @@ class Gap:
 def read_answers(run: Results, split: str) -> dict[str, bool] | None:
     """Which images of a split a run got right, by id; None where it kept no predictions of it."""
     file = Path(run.get("folder", ""), PREDICTIONS)
-    if not file.is_file():
-        return None
+    return _answers(file, file.stat().st_mtime_ns).get(split) if file.is_file() else None
+
+
+@lru_cache(maxsize=256)  # each run is compared with several others
+def _answers(file: Path, changed: int) -> dict[str, dict[str, bool]]:
+    found: dict[str, dict[str, bool]] = defaultdict(dict)
     with file.open(newline="") as opened:
-        rows = [row for row in csv.DictReader(opened) if row["split"] == split]
-    return {row["id"]: row["label"] == row["predicted"] for row in rows} or None
+        for row in csv.DictReader(opened):
+            found[row["split"]][row["id"]] = row["label"] == row["predicted"]
+    return dict(found)
 
 
 def images_seen(run: Results) -> int:
@@ -161,10 +168,10 @@ def enough(lines: dict[str, dict[int, Row]], splits: Sequence[str]) -> tuple[lis
             if len(by_scale) < 2 or best is None:
                 continue
             [at] = [scale for scale, row in by_scale.items() if row is best]
-            near = [scale for scale, row in by_scale.items() if row is best or _near(compare_rows(row, best, split))]
-            cells.append([split, name, f"{at}X", best.cell(split), f"{min(near)}X"])
+            gaps = {scale: compare_rows(row, best, split) for scale, row in by_scale.items() if row is not best}
+            known = [scale for scale, gap in gaps.items() if gap.difference is not None and len(gap.seeds) > 1]
+            near = [at, *(scale for scale in known if not gaps[scale].beyond_noise)]
+            cells.append(
+                [split, name, f"{at}X", best.cell(split), f"{min(near)}X" if known else "not known (one seed)"]
+            )
     return ["split", "method", "best scale", "score %", "smallest within noise of it"], cells
-
-
-def _near(gap: Gap) -> bool:
-    return gap.difference is not None and not gap.beyond_noise

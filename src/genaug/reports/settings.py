@@ -29,6 +29,11 @@ def config_of(run: Results) -> dict[str, Any]:
     return dict(flat({key: value for key, value in tree.items() if key not in (*NOT_IDENTITY, "seed")}))
 
 
+def without_home(text: str) -> str:
+    """A text with the home folder, which has the name of a person, as "~"."""
+    return text.replace(str(Path.home()), "~")
+
+
 def flat(tree: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
     """The values of a tree with their dotted keys.
 
@@ -75,7 +80,7 @@ def settings_that_differ(rows: Sequence[Row]) -> tuple[list[str], list[list[str]
     shared: list[list[str]] = []
     partial: list[list[str]] = []
     for key in dict.fromkeys(key for config in configs for key in config):
-        values = [str(config[key]) if key in config else NOTHING for config in configs]
+        values = [without_home(str(config[key])) if key in config else NOTHING for config in configs]
         if len(set(values)) > 1:
             (shared if all(key in config for config in configs) else partial).append([key, *values])
     return ["setting", *(row.label for row in rows)], shared, partial
