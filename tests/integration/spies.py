@@ -62,3 +62,27 @@ class Killer(pl.Callback):
         if self.violently:
             os.kill(os.getpid(), signal.SIGKILL)
         raise InterruptedError(f"ended at step {step}")
+
+
+class TwoPartsError(RuntimeError):
+    """An exception that another process cannot be sent: Python rebuilds exceptions from their message alone."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} is broken at {where}")
+
+
+class Breaker(pl.Callback):
+    """Breaks the jobs of one seed.
+
+    Args:
+        seed: Of these jobs.
+        rank: The process that breaks, or all.
+    """
+
+    def __init__(self, seed: int, rank: int | None = None) -> None:
+        self.seed, self.rank = seed, rank
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Break, if this is the seed."""
+        if pl_module.seed == self.seed and self.rank in (None, trainer.global_rank):
+            raise TwoPartsError("the job", f"seed {self.seed}")

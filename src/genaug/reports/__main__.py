@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from genaug.reports.failures import failures, listed
 from genaug.reports.tables import by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
 from genaug.synthesis.store import write_atomically
 
@@ -20,11 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="folders that hold runs")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     asked = parser.parse_args(arguments)
+    failed = failures(asked.runs)
     try:
         tables = gather(find_runs(asked.runs))
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
-        return 1
+        if not failed:
+            return 1
+        tables = {}
     console, text = Console(), [EXPLAINED]
     for dataset, rows in tables.items():
         header, cells = comparison(rows)
@@ -43,11 +47,15 @@ def main(arguments: list[str] | None = None) -> int:
             text += ["### Where the networks look", markdown(*looks)]
         if (grouped := by_group(rows))[1]:
             text += ["### By group", markdown(*grouped)]
-    console.print(EXPLAINED)
+    if tables:
+        console.print(EXPLAINED)
+    if failed:
+        console.print(terminal("jobs that failed", *listed(failed)))
+        text += ["## Jobs that failed", markdown(*listed(failed)), *(one.markdown() for one in failed)]
     if asked.out:
         write_atomically(asked.out, ("\n\n".join(text) + "\n").encode())
         console.print(f"written to {asked.out}")
-    return 0
+    return 0 if tables else 1
 
 
 if __name__ == "__main__":
