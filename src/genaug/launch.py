@@ -93,6 +93,13 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
+def choices() -> dict[str, Any]:
+    """The option chosen of each group of the configuration; empty outside a Hydra application."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
+
+
 class WrongValue(CompactHydraException, ValueError):
     """A value that cannot be used: Hydra prints the message and no traceback."""
 

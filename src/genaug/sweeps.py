@@ -99,9 +99,9 @@ class Search(Callback):
         if sweeper.study_name not in [study.study_name for study in optuna.get_all_study_summaries(sweeper.storage)]:
             return
         study = optuna.load_study(study_name=sweeper.study_name, storage=sweeper.storage)
-        for trial in study.get_trials(states=[TrialState.RUNNING]):
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
-        done = len(study.get_trials(states=[TrialState.COMPLETE]))
+        done = len(study.get_trials(states=(TrialState.COMPLETE,)))
         sweeper.n_trials = max(0, sweeper.n_trials - done)
         log.info("%d trials of %s are done, %d to go", done, study.study_name, sweeper.n_trials)

@@ -8,11 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genaug.reports.failures import failures, listed
+from genaug.reports.failures import Failure, failures, listed
 from genaug.reports.tables import by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
 from genaug.synthesis.store import write_atomically
 
 EXPLAINED = "mean ± standard deviation over seeds [95 % confidence interval of the mean]"
+
+
+def show_failures(failed: list[Failure], console: Console) -> list[str]:
+    """Print which jobs failed; the tracebacks are in the Markdown that is returned."""
+    console.print(terminal("jobs that failed", *listed(failed)))
+    return ["## Jobs that failed", markdown(*listed(failed)), *(one.markdown() for one in failed)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,14 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="folders that hold runs")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
     asked = parser.parse_args(arguments)
-    failed = failures(asked.runs)
+    failed, tables = failures(asked.runs), {}
     try:
         tables = gather(find_runs(asked.runs))
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
-        if not failed:
-            return 1
-        tables = {}
     console, text = Console(), [EXPLAINED]
     for dataset, rows in tables.items():
         header, cells = comparison(rows)
@@ -50,9 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     if tables:
         console.print(EXPLAINED)
     if failed:
-        console.print(terminal("jobs that failed", *listed(failed)))
-        text += ["## Jobs that failed", markdown(*listed(failed)), *(one.markdown() for one in failed)]
-    if asked.out:
+        text += show_failures(failed, console)
+    if asked.out and (tables or failed):
         write_atomically(asked.out, ("\n\n".join(text) + "\n").encode())
         console.print(f"written to {asked.out}")
     return 0 if tables else 1

@@ -31,11 +31,11 @@ class Failure:
 
     @property
     def error(self) -> str:
-        """The exception, on one line.
+        r"""The exception, on one line.
 
-        >>> said = 'Traceback (most recent call last):\\n  File "a.py", line 1, in f\\n    g()\\nValueError: no\\n  such g\\n'
+        >>> said = 'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\nValueError: no\n  such\n'
         >>> Failure(Path(), "", said).error
-        'ValueError: no such g'
+        'ValueError: no such'
         """
         lines = self.traceback.rstrip().split("\n")
         last_frame = max((number for number, line in enumerate(lines) if line.startswith('  File "')), default=-1)
