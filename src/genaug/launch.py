@@ -94,10 +94,15 @@ def task_overrides() -> list[str]:
 
 
 def choices() -> dict[str, Any]:
-    """The option chosen of each group of the configuration; empty outside a Hydra application."""
+    """The file of each configuration group that this job uses; empty outside a Hydra application."""
     from hydra.core.hydra_config import HydraConfig
 
     return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
+
+
+def chosen(group: str) -> str | None:
+    """The file of a configuration group that this job uses, as "cub" of ``dataset``; None outside an application."""
+    return choices().get(group)
 
 
 class WrongValue(CompactHydraException, ValueError):
