@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from genaug.privacy import public
+from genaug.reports.tables import LOOKS
 from genaug.synthesis.store import write_atomically
 
 #: Pictures of a run's folder, by the names that they are logged under.
@@ -48,7 +49,7 @@ def wandb_logger(
         raise ModuleNotFoundError("logger=wandb needs the wandb extra: pip install 'genaug[wandb]'.") from error
     from pytorch_lightning.loggers import WandbLogger
 
-    quiet = wandb.Settings(console="off", disable_git=True, x_disable_meta=True, x_disable_machine_info=True)
+    quiet = wandb.Settings(console="off", host="-", disable_git=True, x_disable_meta=True, x_disable_machine_info=True)
     return WandbLogger(
         project=project,
         group=group,
@@ -113,13 +114,13 @@ def numbers(results: Mapping[str, Any]) -> dict[str, float]:
     >>> numbers(run | {"cost": {"images_per_second": None}, "stage_seconds": {"train": 3.0, "test": 1.0}})
     {'scale': 2, 'steps': 4, 'test/score': 0.5, 'test/n': 8, 'cost/seconds': 4.0}
     """
-    found = {key: results.get(key) for key in ("scale", "steps", "train_images", "parameters")}
+    found: dict[str, Any] = {key: results.get(key) for key in ("scale", "steps", "train_images", "parameters")}
     found["held_out/score"] = results.get("selection", {}).get("score")
     for split, scores in results["scores"].items():
         found |= {f"{split}/{key}": value for key, value in scores.items()}
         found |= {f"{split}/group/{name}": group["score"] for name, group in scores.get("groups", {}).items()}
     for split, looks in (results.get("explain") or {}).get("splits", {}).items():
-        found |= {f"explain/{split}/{key}": look["mean"] for key, look in looks.items() if "mean" in look}
+        found |= {f"explain/{split}/{measure}": looks[measure]["mean"] for measure in LOOKS}
     found |= {f"cost/{key}": value for key, value in results["cost"].items()}
     found["cost/seconds"] = sum(results["stage_seconds"].values())
     found |= {f"made/{key}": value for key, value in (results.get("made") or {}).items()}

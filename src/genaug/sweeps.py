@@ -40,8 +40,8 @@ class JobNotes(Callback):
         self.notes.mkdir(parents=True)
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """A job of which nothing else is noted was killed."""
-        self._note(config, "was killed: out of memory, or out of time")
+        """A job of which nothing else is noted was killed, or is still at work where the launcher gave up waiting."""
+        self._note(config, "has not ended: killed, or still at work")
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Note whether it failed; its folder has the reason."""

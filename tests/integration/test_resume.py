@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 
 from genaug import experiment
 from genaug.launch import WrongValue
+from genaug.reports.failures import failures
 
 HAS_SUBMITIT = importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is not None
 
@@ -167,15 +168,22 @@ def test_a_killed_sweep_goes_on(tiny_folder, undisturbed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_SUBMITIT, reason="needs genaug[sweep]")
 def test_a_preempted_job_is_queued_again_and_goes_on(tiny_folder, undisturbed, tmp_path):
-    """The signal is SLURM's to submitit, whose local launcher queues and starts jobs in SLURM's place."""
-    preempted = killer(tmp_path / "marks", [10], violently=True, sign="SIGUSR2")
-    command = overrides(tiny_folder, seed=0, **preempted)
+    """The signal is SLURM's to submitit, whose local launcher queues and starts jobs in SLURM's place.
+
+    Another job of the sweep breaks meanwhile, and does no harm.
+    """
+    preempted = killer(tmp_path / "marks", [10], violently=True, sign="SIGUSR2", seed=0)
+    broken = {"+callbacks__breaker___target_": "spies.Breaker", "+callbacks__breaker__seed": 1}
+    command = overrides(tiny_folder, seed="1,0", **preempted, **broken)
     done = run_cli("-m", "hydra/launcher=submitit_local", *command, cwd=tmp_path)
-    assert done.rc == 0, done.stderr
-    [said] = (file.read_text() for file in tmp_path.glob("runs/.submitit/*/*_log.err"))
-    assert said.count("this job is preempted") == said.count("Requeued job") == said.count("resuming from") == 1
-    assert_same_run(only_run(tmp_path), undisturbed)
-    assert not list(tmp_path.rglob("failed.txt"))  # nothing was wrong with it
+    assert done.rc == 1, done.stderr
+    [result] = tmp_path.glob("runs/*/*/*/results.json")
+    [said] = [text for text in (file.read_text() for file in tmp_path.rglob("*_log.err")) if "preempted" in text]
+    assert "Requeued job" in said
+    assert said.count("resuming from") == 1
+    assert_same_run(result.parent, undisturbed)
+    assert [failure.error for failure in failures([tmp_path])] == ["spies.TwoPartsError: the job is broken at seed 1"]
+    assert "1 of 2 jobs failed" in done.stderr
 
 
 @pytest.mark.parametrize(
