@@ -177,6 +177,7 @@ def one_job(cfg: DictConfig) -> Iterator[None]:
             yield
     except BaseException:
         _end_other_ranks()
+        _close_wandb(exit_code=1)
         raise
     finally:
         sys.argv = argv
@@ -252,11 +253,11 @@ def _become_single_job() -> None:
         hydra_cfg.run.dir = hydra_cfg.runtime.output_dir
 
 
-def _close_wandb() -> None:
-    """An open run would swallow the next job's metrics."""
+def _close_wandb(exit_code: int = 0) -> None:
+    """An open run would swallow the next job's metrics; one that is not told otherwise has not failed."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish()
+        wandb.finish(exit_code=exit_code)
 
 
 def _end_other_ranks() -> None:

@@ -175,7 +175,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tiny_folder, undisturbed, t
     preempted = killer(tmp_path / "marks", [10], violently=True, sign="SIGUSR2", seed=0)
     broken = {"+callbacks__breaker___target_": "spies.Breaker", "+callbacks__breaker__seed": 1}
     command = overrides(tiny_folder, seed="1,0", **preempted, **broken)
-    done = run_cli("-m", "hydra/launcher=submitit_local", *command, cwd=tmp_path)
+    done = run_cli("-m", "hydra/launcher=submitit_local", *command, cwd=tmp_path, timeout=400)
     assert done.rc == 1, done.stderr
     [result] = tmp_path.glob("runs/*/*/*/results.json")
     [said] = [text for text in (file.read_text() for file in tmp_path.rglob("*_log.err")) if "preempted" in text]
