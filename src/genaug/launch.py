@@ -22,12 +22,13 @@ from typing import Any
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-STAGES = ("all", "synthesize", "train", "evaluate", "check_data", "explain", "assess", "train_generator")
+STAGES = ("all", "synthesize", "train", "evaluate", "check_data", "explain", "assess", "report", "train_generator")
 CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper"), "budget": ("steps", "epochs")}
 
 #: What does not change a result: where files go, what is shown, and which part of the run is done now.
 NOT_IDENTITY = (
-    "hydra", "paths", "logger", "callbacks", "explain", "explainer", "assess", "runs", "stage", "plan_only", "loader",
+    "hydra", "paths", "logger", "callbacks", "explain", "explainer", "assess", "report", "runs", "stage", "plan_only",
+    "loader",
 )  # fmt: skip
 
 #: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
@@ -80,6 +81,8 @@ def run_folder(cfg: Any, dataset: str, method: str) -> str:
         tools = {key: cfg[key] for key in TOOLS if cfg.get(key) is not None}
         compared = OmegaConf.create({"runs": cfg.runs, "assess": cfg.assess})
         return f"assessments/{config_hash(OmegaConf.create({'compared': compared, **tools}))}"
+    if cfg.stage == "report":
+        return f"reports/{config_hash(OmegaConf.create({'reported': {'runs': cfg.runs, 'report': cfg.report}}))}"
     if cfg.stage != "explain":
         return f"{dataset}/{method}/{config_hash(cfg)}"
     compared = OmegaConf.create({key: cfg[key] for key in ("runs", "explain", "explainer") if cfg.get(key) is not None})
