@@ -34,8 +34,8 @@ from genaug.reports.charts import (
     scale_charts,
 )
 from genaug.reports.embedded import Picture, Wanted, embed
-from genaug.reports.pairs import Gap, best_of, compare_rows, splits_of
 from genaug.reports.failures import failures
+from genaug.reports.pairs import Gap, best_of, compare_rows, splits_of
 from genaug.reports.settings import baselines, settings_that_differ, without_home
 from genaug.reports.tables import (
     LOOKS,
