@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genaug.reports import cost, pairs
+from genaug.reports.failures import Failure, failures, listed
 from genaug.reports.settings import baselines
 from genaug.reports.tables import Row, by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
 from genaug.synthesis.store import write_atomically
@@ -27,15 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     asked = parser.parse_args(arguments)
     console, text = Console(), [EXPLAINED]
+    failed, tables = failures(asked.runs), {}
     try:
         tables = gather(find_runs(asked.runs))
         chosen = baselines(tables, asked.baseline)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
-        return 1
+        if tables or not failed:
+            return 1
     for dataset, rows in tables.items():
         text += show_dataset(dataset, rows, chosen[dataset], console)
-    console.print(EXPLAINED)
+    if tables:
+        console.print(EXPLAINED)
+    if failed:
+        text += show_failures(failed, console)
     if asked.out:
         write_atomically(asked.out, ("\n\n".join(text) + "\n").encode())
         console.print(f"written to {asked.out}")
@@ -44,7 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         write_page(asked.runs, asked.html, asked.baseline)
         console.print(f"written to {asked.html}")
-    return 0
+    return 0 if tables else 1
+
+
+def show_failures(failed: list[Failure], console: Console) -> list[str]:
+    """Print which jobs failed; the tracebacks are in the parts of a Markdown file that are returned."""
+    console.print(terminal("jobs that failed", *listed(failed)))
+    return ["## Jobs that failed", markdown(*listed(failed)), *(one.markdown() for one in failed)]
 
 
 def show_dataset(dataset: str, rows: list[Row], baseline: Row, console: Console) -> list[str]:

@@ -34,6 +34,7 @@ from genaug.reports.charts import (
     scale_charts,
 )
 from genaug.reports.embedded import Picture, Wanted, embed
+from genaug.reports.failures import failures
 from genaug.reports.pairs import Gap, best_of, compare_rows, splits_of
 from genaug.reports.settings import baselines, settings_that_differ, without_home
 from genaug.reports.tables import (
@@ -52,7 +53,7 @@ from genaug.synthesis.store import write_atomically
 
 log = logging.getLogger(__name__)
 
-PAGE, FAILED, COMPARISON = "report.html", "failed.txt", "comparison.json"
+PAGE, COMPARISON = "report.html", "comparison.json"
 
 #: Pictures of a run, and what they show.
 SAMPLES = {
@@ -437,11 +438,10 @@ def versions(rows: Sequence[Row]) -> Table:
 
 def failed_jobs(folders: Sequence[Path], home: Path) -> list[Failed]:
     """Jobs whose last attempt failed; the first line of what they left is their command line."""
-    found = []
-    for file in sorted({file.resolve() for folder in folders for file in Path(folder).rglob(FAILED)}):
-        overrides, _, said = without_home(file.read_text(errors="replace")).partition("\n")
-        found.append(Failed(relative(str(file.parent), home), overrides, said))
-    return found
+    return [
+        Failed(relative(str(one.folder), home), without_home(one.overrides), without_home(one.traceback))
+        for one in failures(folders)
+    ]
 
 
 def parts(cell: str) -> list[tuple[str, str]]:
