@@ -18,6 +18,7 @@ from genaug.reports import embedded
 from genaug.reports.__main__ import main
 from genaug.reports.charts import LEFT, RIGHT, WIDTH, Axis, look_charts, scale_charts
 from genaug.reports.embedded import LARGEST, SMALLEST, Wanted, embed, small_jpeg
+from genaug.reports.failures import note_failure
 from genaug.reports.page import render, report_runs, write_page
 from genaug.reports.tables import find_runs, gather
 
@@ -188,14 +189,11 @@ def test_little_is_enough(tmp_path):
 
 def test_failed_jobs_alone_are_a_page(tmp_path):
     folder = tmp_path / "runs" / "birds" / "deda" / "0"
-    folder.mkdir(parents=True)
-    said = f"method=deda\nTraceback\n  File {Path.home()}/a.py\nOSError: disk full\n"
-    (folder / "failed.txt").write_text(said)
+    note_failure(folder, ["method=deda"], OSError(f"disk full: {Path.home()}/a.py"))
     text = render([tmp_path / "runs"], tmp_path / "report.html")
     Page(text)
     assert "No job finished" in text
-    assert "File ~/a.py" in text
-    assert "OSError: disk full" in text
+    assert "OSError: disk full: ~/a.py" in text
 
 
 def test_no_runs_are_an_error_and_no_file(tmp_path):

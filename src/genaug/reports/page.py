@@ -36,7 +36,7 @@ from genaug.reports.charts import (
 from genaug.reports.embedded import Picture, Wanted, embed
 from genaug.reports.failures import failures
 from genaug.reports.pairs import Gap, best_of, compare_rows, splits_of
-from genaug.reports.settings import baselines, settings_that_differ, without_home
+from genaug.reports.settings import baselines, settings_that_differ
 from genaug.reports.tables import (
     LOOKS,
     NOTHING,
@@ -437,11 +437,8 @@ def versions(rows: Sequence[Row]) -> Table:
 
 
 def failed_jobs(folders: Sequence[Path], home: Path) -> list[Failed]:
-    """Jobs whose last attempt failed; the first line of what they left is their command line."""
-    return [
-        Failed(relative(str(one.folder), home), without_home(one.overrides), without_home(one.traceback))
-        for one in failures(folders)
-    ]
+    """Jobs whose last attempt failed."""
+    return [Failed(relative(str(one.folder), home), one.overrides, one.traceback) for one in failures(folders)]
 
 
 def parts(cell: str) -> list[tuple[str, str]]:
