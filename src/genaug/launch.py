@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -208,6 +209,8 @@ def _leave_process_group(environment: dict[str, str | None]) -> None:
 
 def application(main: Callable[[], Any]) -> None:
     """Run a Hydra application; a misspelt key is answered with the keys there are."""
+    # A study is a group that is there already, though most read that one is added.
+    sys.argv[1:] = [re.sub(r"^\+(?=experiment=)", "", argument) for argument in sys.argv[1:]]
     if not {"-m", "--multirun"} & set(sys.argv):
         sys.argv[1:] = [listed(argument) for argument in sys.argv[1:]]
     try:
