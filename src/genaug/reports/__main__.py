@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
@@ -37,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for dataset, rows in tables.items():
         text += show_dataset(dataset, rows, chosen[dataset], console)
-    for experiment, rows in published.studies([row for rows in tables.values() for row in rows]).items():
-        text += show_published(experiment, rows, console)
+    for experiment, of_study in published.studies(list(chain.from_iterable(tables.values()))).items():
+        text += show_published(experiment, of_study, console)
     console.print(EXPLAINED)
     if asked.csv:
         write_atomically(asked.csv, published.as_csv(runs).encode())
@@ -90,8 +91,9 @@ def show_published(experiment: str, rows: list[Row], console: Console) -> list[s
         return [f"## {title}", markdown(header, cells)]
     if not printed:
         return []
-    theirs, ours = ({one.dataset for one in printed} - {published.AVERAGE}, {row.runs[0]["dataset"] for row in rows})
-    note = f"The published numbers of {experiment} are of {', '.join(sorted(theirs))}, not of {', '.join(sorted(ours))}."
+    theirs = ", ".join(sorted({one.dataset for one in printed} - {published.AVERAGE}))
+    ours = ", ".join(sorted({row.runs[0]["dataset"] for row in rows}))
+    note = f"The published numbers of {experiment} are of {theirs}, not of {ours}."
     console.print(note, soft_wrap=True)
     return [note]
 

@@ -52,6 +52,7 @@ class Published:
 
     @property
     def is_average(self) -> bool:
+        """Whether it is the mean of other numbers."""
         return AVERAGE in (self.model, self.dataset)
 
     def is_part(self, average: Published) -> bool:
@@ -72,7 +73,7 @@ def published_rows(experiment: str, folder: Path = EXPERIMENTS) -> list[Publishe
     if not file.exists():
         return []
     with file.open(newline="") as lines:
-        return [Published(**{**line, "value": float(line["value"])}) for line in csv.DictReader(lines)]
+        return [Published(value=float(line.pop("value")), **line) for line in csv.DictReader(lines)]
 
 
 def studies(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -102,8 +103,8 @@ def measured(run: Results) -> Iterator[tuple[str, str, float, int]]:
 def beside(rows: Sequence[Row], published: Sequence[Published]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of what was measured beside what is published of the same datasets; empty where nothing is.
 
-    A line for each published number, or for each row that measured it where there are several. Averages are compared with
-    the mean of the published numbers they are said to be of, for some are wrong in print.
+    A line for each published number, or for each row that measured it where there are several. Averages are compared
+    with the mean of the published numbers they are said to be of, for some are wrong in print.
     """
     datasets = {run["dataset"] for row in rows for run in row.runs}
     wanted = [one for one in published if one.dataset in datasets]
