@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -290,6 +291,8 @@ def _leave_process_group(environment: dict[str, str | None]) -> None:
 
 def application(main: Callable[[], Any]) -> None:
     """Run a Hydra application; a misspelt key is answered with the keys there are, a sweep ends with what failed."""
+    # A study is a group that is there already, though most read that one is added.
+    sys.argv[1:] = [re.sub(r"^\+(?=experiment=)", "", argument) for argument in sys.argv[1:]]
     if not {"-m", "--multirun"} & set(sys.argv):
         sys.argv[1:] = [listed(argument) for argument in sys.argv[1:]]
     code: Any = 0

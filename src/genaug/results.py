@@ -78,6 +78,7 @@ def collect(
         "method": pieces.method.name,
         "scale": pieces.method.scale,
         "experiment": chosen("experiment"),
+        "model": chosen("model"),
         "overrides": task_overrides(),
         "seed": cfg.seed,
         "config": config_hash(cfg),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 from rich.console import Console
 
-from genaug.reports import cost, pairs
+from genaug.reports import cost, pairs, published
 from genaug.reports.failures import Failure, failures, listed
 from genaug.reports.settings import baselines
 from genaug.reports.tables import Row, by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
@@ -22,15 +23,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m genaug.reports", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="folders that hold runs")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--csv", type=Path, help="CSV file to write: every number of every run")
     parser.add_argument("--html", type=Path, help="page to write: one file with plots and pictures")
     parser.add_argument(
         "--baseline", help="row that others are compared with, as in the table; without it the plainest"
     )
     asked = parser.parse_args(arguments)
     console, text = Console(), [EXPLAINED]
-    failed, tables = failures(asked.runs), {}
+    failed, runs, tables = failures(asked.runs), [], {}
     try:
-        tables = gather(find_runs(asked.runs))
+        runs = find_runs(asked.runs)
+        tables = gather(runs)
         chosen = baselines(tables, asked.baseline)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
@@ -38,10 +41,15 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
     for dataset, rows in tables.items():
         text += show_dataset(dataset, rows, chosen[dataset], console)
+    for experiment, of_study in published.studies(list(chain.from_iterable(tables.values()))).items():
+        text += show_published(experiment, of_study, console)
     if tables:
         console.print(EXPLAINED)
     if failed:
         text += show_failures(failed, console)
+    if asked.csv:
+        write_atomically(asked.csv, published.as_csv(runs).encode())
+        console.print(f"written to {asked.csv}")
     if asked.out:
         write_atomically(asked.out, ("\n\n".join(text) + "\n").encode())
         console.print(f"written to {asked.out}")
@@ -83,6 +91,23 @@ def show_dataset(dataset: str, rows: list[Row], baseline: Row, console: Console)
     if (grouped := by_group(rows))[1]:
         text += ["### By group", markdown(*grouped)]
     return [*text, "### Cost", markdown(*cost.cost_table(rows)), cost.EXPLAINED]
+
+
+def show_published(experiment: str, rows: list[Row], console: Console) -> list[str]:
+    """Print what a study measured beside what is published, and return it as parts of a Markdown file."""
+    printed = published.published_rows(experiment)
+    header, cells = published.beside(rows, printed)
+    title = f"{experiment}: measured and published"
+    if cells:
+        console.print(terminal(title, header, cells))
+        return [f"## {title}", markdown(header, cells)]
+    if not printed:
+        return []
+    theirs = ", ".join(sorted({one.dataset for one in printed} - {published.AVERAGE}))
+    ours = ", ".join(sorted({row.runs[0]["dataset"] for row in rows}))
+    note = f"The published numbers of {experiment} are of {theirs}, not of {ours}."
+    console.print(note, soft_wrap=True)
+    return [note]
 
 
 if __name__ == "__main__":
