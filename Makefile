@@ -36,6 +36,7 @@ doctest: $(INSTALLED) ## the examples in the docstrings
 
 bench: $(INSTALLED) ## measurements, side by side with what one would use instead
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/online_combination.py
 	$(BIN)/python benchmarks/mixing.py

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -48,5 +47,7 @@ def summarize(values: Sequence[float]) -> Summary:
     n, mean = len(values), float(np.mean(values))
     if n == 1:
         return Summary(1, mean, math.nan, math.nan)
+    from scipy import stats  # takes half a second, which --help need not wait for
+
     spread = float(np.std(values, ddof=1))
     return Summary(n, mean, spread, float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
