@@ -1,4 +1,4 @@
-"""What MkDocs asks of this project: pages and tables that are made from ``conf/`` and from docstrings, anew for each build.
+"""What MkDocs asks of this project: pages and tables, made from ``conf/`` and from docstrings anew for each build.
 
 A method's page is its module's docstring, the comments of its yaml, and ``docs/methods/NAME.md`` where there is one.
 Nothing is imported from genaug: docstrings are read from the sources, so that a build needs no PyTorch.
@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 CONF, METHODS = ROOT / "conf", "methods"
 #: Pictures of the studies that pages show.
 PICTURES = {"toybirds.jpg": ROOT / "experiments" / "toybirds" / "toybirds.jpg"}
-
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class Option:
         return self.parents[-1] if self.parents else self.stem
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
 def stems(group: str) -> list[str]:
@@ -101,7 +100,12 @@ def option(group: str, stem: str) -> Option:
             targets[key.removesuffix("_target_").removesuffix(".")] = setting.value
         else:
             own[key] = Setting(setting.value, setting.comment or settings.get(key, setting).comment)
-    return Option(group, stem, header, parents, choices, own, {**settings, **own}, targets)
+    kept = {
+        key: one
+        for key, one in settings.items()
+        if not key.startswith(tuple(f"{new}{mark}" for new in own for mark in ".["))
+    }
+    return Option(group, stem, header, parents, choices, own, {**kept, **own}, targets)
 
 
 def _leading_comments(text: str) -> Iterator[str]:
@@ -159,8 +163,8 @@ def sections(thing: griffe.Object | None, kind: str) -> list[griffe.DocstringSec
 
 def prose(thing: griffe.Object | None) -> str:
     """What a docstring says before its arguments, as Markdown."""
-    texts = [one.value.split("\n>>>")[0] for one in sections(thing, "text")]
-    return markdown("\n\n".join(texts))
+    texts = [re.split(r"^>>>", one.value, maxsplit=1, flags=re.MULTILINE)[0] for one in sections(thing, "text")]
+    return markdown("\n\n".join(texts).strip())
 
 
 def meaning(target: str, argument: str) -> str:
@@ -178,7 +182,7 @@ def meaning(target: str, argument: str) -> str:
     return ""
 
 
-# --- writing -----------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def markdown(text: str) -> str:
@@ -221,6 +225,8 @@ def settings_table(settings: dict[str, Setting], targets: dict[str, str], prefix
         parent, _, argument = key.rpartition(".")
         said = meaning(targets.get(parent, ""), argument)
         remark = f"*{_plain(setting.comment)}*" if setting.comment else ""
+        if not said and not remark and parent not in targets:
+            continue  # an entry of a value that is itself a mapping
         rows.append([f"`{prefix}.{key}`", f"`{setting.value}`", " ".join(filter(None, (said, remark)))])
     return table(["setting", "default", "meaning, and *the comment in the yaml*"], rows) if rows else ""
 
@@ -260,11 +266,11 @@ def describing(one: Option) -> griffe.Object | None:
 def method_page(family: str, notes: str) -> str:
     """The page of a method and its variants."""
     one = option("method", family)
-    parts = [f"# {family}", prose(describing(one)), notes, comment(one.header)]
+    parts = [f"# {family}", prose(describing(one)), comment(one.header), notes]
     filled = [f"- {what}: {name}. {first_sentence(prose(thing))}." for what, name, thing in slots(one)]
     others = [f"- `{name}={value}`" for name, value in one.choices.items() if name not in ("mixer", "transform")]
     parts += ["## What it fills", "\n".join(filled + others) or "Nothing: it is what the others are compared with."]
-    details = [prose(thing) for _, _, thing in slots(one) if isinstance(thing, griffe.Class)]
+    details = [prose(thing).partition("\n\n")[2] for _, _, thing in slots(one) if isinstance(thing, griffe.Class)]
     parts += details[:1]
     if one.settings:
         parts += ["## Settings", settings_table(one.settings, one.targets, "method")]
@@ -316,7 +322,8 @@ def layouts(module: griffe.Object) -> Iterator[str]:
     for name, text in written.items():
         if "REMEDY" in name:  # a string, or an f-string of the names above
             said = ast.literal_eval(text.removeprefix("f"))
-            yield f"```text\n{said.format(**names) if text.startswith('f') else said}\n```"
+            shown = said.format(**names) if text.startswith("f") else re.sub(r"\{([a-z]+)\}", r"<\1>", said)
+            yield f"```text\n{shown}\n```"
 
 
 def datasets_sections() -> str:
@@ -334,7 +341,7 @@ def datasets_sections() -> str:
     return "\n\n".join(filter(None, parts))
 
 
-# --- what MkDocs calls -------------------------------------------------------------------------------------------------
+# --- what MkDocs calls ------------------------------------------------------------------------------------------------
 
 #: What stands in a page for a table that is made.
 TABLES = {
