@@ -1,4 +1,4 @@
-"""The pages build without PyTorch and load nothing from elsewhere; what they say of methods, messages and code is so."""
+"""The pages build without PyTorch and load nothing from elsewhere; what they say of methods, errors and code is so."""
 
 from __future__ import annotations
 
@@ -173,7 +173,8 @@ def test_the_method_of_the_page_works(tmp_path, monkeypatch):
     path, python, script, *overrides = shlex.split(command)
     assert (path, python, script) == ("PYTHONPATH=.", "python", "run.py")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    done = run_cli(*overrides, "trainer=cpu", "loader.num_workers=0", "dataset.train_per_class=2", cwd=tmp_path)
+    few = ("dataset.train_per_class=1", "dataset.test_per_class=1", "generator.steps=4")
+    done = run_cli(*overrides, *few, "trainer=cpu", "loader.num_workers=0", cwd=tmp_path)
     assert done.rc == 0, done.stderr[-2000:]
     [results] = [json.loads(file.read_text()) for file in tmp_path.rglob("results.json")]
     assert results["method"] == "half_edit"
