@@ -48,8 +48,8 @@ bench: $(INSTALLED) ## measurements, side by side with what one would use instea
 	$(BIN)/python benchmarks/textual_inversion.py
 	$(BIN)/python benchmarks/explain.py
 
-report: $(INSTALLED) ## compare the runs under RUNS (default: runs)
-	$(BIN)/python -m genaug.reports $(RUNS)
+report: $(INSTALLED) ## compare the runs under RUNS (default: runs), in the terminal and as a page
+	$(BIN)/python -m genaug.reports $(RUNS) --html $(firstword $(RUNS))/report.html
 
 clean: ## remove what building and testing left, never runs or stores
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache src/*.egg-info

@@ -129,10 +129,11 @@ class Classifier(pl.LightningModule):
         for metric in self.test_metrics:
             metric.reset()
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count into the metric of the split."""
-        metric = self.test_metrics[dataloader_idx]
-        metric.update(self(batch["image"]), batch["target"], batch["group"], batch["valid"])
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Count into the metric of the split; the logits are for callbacks to keep."""
+        logits = self(batch["image"])
+        self.test_metrics[dataloader_idx].update(logits, batch["target"], batch["group"], batch["valid"])
+        return {"logits": logits}
 
     def on_test_epoch_end(self) -> None:
         """Log every split."""

@@ -189,8 +189,21 @@ def assess(cfg: DictConfig) -> None:
     assess_runs(cfg)
 
 
+def report(cfg: DictConfig) -> None:
+    """Write one page about many runs."""
+    from genaug.reports.page import report_runs
+
+    report_runs(cfg)
+
+
 #: Stages that are no part of an experiment.
-OTHER_WORK = {"train_generator": train_generator, "explain": explain, "check_data": check_data, "assess": assess}
+OTHER_WORK = {
+    "train_generator": train_generator,
+    "explain": explain,
+    "check_data": check_data,
+    "assess": assess,
+    "report": report,
+}
 
 
 def finished(cfg: DictConfig, folder: Path) -> dict[str, Any] | None:

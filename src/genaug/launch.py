@@ -19,12 +19,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-STAGES = ("all", "synthesize", "train", "evaluate", "check_data", "explain", "assess", "train_generator")
+STAGES = ("all", "synthesize", "train", "evaluate", "check_data", "explain", "assess", "report", "train_generator")
 CHOICES = {"stage": STAGES, "protocol": ("heldout", "last", "paper"), "budget": ("steps", "epochs")}
 
 #: What does not change a result: where files go, what is shown, and which part of the run is done now.
 NOT_IDENTITY = (
-    "hydra", "paths", "logger", "callbacks", "explain", "explainer", "assess", "runs", "stage", "plan_only", "loader",
+    "hydra", "paths", "logger", "callbacks", "explain", "explainer", "assess", "report", "runs", "stage", "plan_only",
+    "loader",
 )  # fmt: skip
 
 #: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
@@ -72,6 +73,8 @@ def run_folder(cfg: Any, dataset: str, method: str) -> str:
         tools = {key: cfg[key] for key in TOOLS if cfg.get(key) is not None}
         compared = OmegaConf.create({"runs": cfg.runs, "assess": cfg.assess})
         return f"assessments/{config_hash(OmegaConf.create({'compared': compared, **tools}))}"
+    if cfg.stage == "report":
+        return f"reports/{config_hash(OmegaConf.create({'reported': {'runs': cfg.runs, 'report': cfg.report}}))}"
     if cfg.stage != "explain":
         return f"{dataset}/{method}/{config_hash(cfg)}"
     compared = OmegaConf.create({key: cfg[key] for key in ("runs", "explain", "explainer") if cfg.get(key) is not None})
@@ -88,6 +91,13 @@ def task_overrides() -> list[str]:
 # One --help copies the store of Hydra's and its plugins' own configs 190 times, for a second. What is loaded from it is
 # copied anyway, so that one store is enough.
 ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+
+
+def chosen(group: str) -> str | None:
+    """The file of a configuration group that this job uses, as "cub" of ``dataset``; None outside an application."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
 
 
 class WrongValue(CompactHydraException, ValueError):

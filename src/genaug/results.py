@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from omegaconf import DictConfig
 
-from genaug.launch import config_hash, task_overrides
+from genaug.launch import chosen, config_hash, task_overrides
 from genaug.synthesis.store import write_atomically
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def collect(
         "dataset": pieces.dataset.name,
         "method": pieces.method.name,
         "scale": pieces.method.scale,
+        "experiment": chosen("experiment"),
         "overrides": task_overrides(),
         "seed": cfg.seed,
         "config": config_hash(cfg),

@@ -84,7 +84,7 @@ def test_a_wrong_key_is_answered_with_the_keys(tmp_path):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("stage=foo", "choose one of all, synthesize, train, evaluate, check_data, explain, assess, train_generator."),
+        ("stage=foo", "one of all, synthesize, train, evaluate, check_data, explain, assess, report, train_generator."),
         ("protocol=x", "protocol=x is not known: choose one of heldout, last, paper."),
         ("method.view.p_aug=2", "method.view.p_aug=2 is not a probability: give a number in [0, 1]."),
         ("dataset.root=???", "Without a value: dataset.root."),

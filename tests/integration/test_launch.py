@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import os
@@ -66,6 +67,15 @@ def test_ranks_of_a_sweep_train_the_same_job(tiny_folder, tmp_path, monkeypatch)
         assert result["device"] == "2 x cpu"
         # 17 images on two processes: the one that evens them out is not counted
         assert result["scores"]["test"]["n"] == tiny_folder.test == 17
+        with (Path(folder) / "predictions.csv").open(newline="") as file:
+            answers = list(csv.DictReader(file))
+        assert [row["id"] for row in answers] == sorted(
+            str(path.relative_to(tiny_folder.root)) for path in (tiny_folder.root / "test").rglob("*.png")
+        )
+        right = sum(row["label"] == row["predicted"] for row in answers)
+        assert right / 17 == pytest.approx(result["scores"]["test"]["accuracy"])
+        assert {row["split"] for row in answers} == {"test"}
+        assert all(1 / 3 <= float(row["confidence"]) <= 1 for row in answers)
 
 
 HAS_OPTUNA = importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None

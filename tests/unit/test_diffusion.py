@@ -434,6 +434,20 @@ def test_the_second_load_does_nothing(sd15):
     assert before.unet.device.type == "cpu"
 
 
+def test_a_folder_without_the_variant_is_read_as_it_is(sd15, folders, tmp_path):
+    generator = sd15(variant="fp16")
+    generator.load("cpu")
+    weights = generator._loaded.unet.state_dict()
+    plain = sd15()
+    plain.load("cpu")
+    assert all((weights[name] == value).all() for name, value in plain._loaded.unet.state_dict().items())
+    plain._loaded.save_pretrained(tmp_path, variant="fp16")
+    assert not list(tmp_path.rglob("unet/diffusion_pytorch_model.safetensors"))
+    both = Diffusion(str(tmp_path), steps=4, size=32, variant="fp16")
+    both.load("cpu")  # where it is there, it is taken
+    assert all((weights[name] == value).all() for name, value in both._loaded.unet.state_dict().items())
+
+
 # --- names ---------------------------------------------------------------------------------------------------------
 
 

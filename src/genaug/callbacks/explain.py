@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 
 from genaug.callbacks.cost import paused
+from genaug.csv_files import csv_bytes
 from genaug.explaining.judge import MEASURES, Judge, Look, Network, Share
 from genaug.explaining.pictures import save_curves, save_gallery
 from genaug.synthesis.store import write_atomically
@@ -115,7 +114,7 @@ def thinned(look: Look) -> dict[str, dict[str, list[float]]]:
 def save(looks: dict[str, Look], classes: Any, folder: Path) -> None:
     """Write tables, curves and galleries."""
     for name, look in looks.items():
-        write_atomically(folder / f"{name}.csv", table(look.records))
+        write_atomically(folder / f"{name}.csv", csv_bytes(look.records))
         save_gallery(look, classes, folder / f"{name}.png")
     curves = {
         f"{split}/{name}/{kind}": curve
@@ -129,17 +128,8 @@ def save(looks: dict[str, Look], classes: Any, folder: Path) -> None:
             {"information": x, **{name: curve[i] for name, curve in curves.items()}}
             for i, x in enumerate(np.linspace(0, 1, points))
         ]
-        write_atomically(folder / "curves.csv", table(rows))
+        write_atomically(folder / "curves.csv", csv_bytes(rows))
         save_curves(looks, folder / "curves.png")
-
-
-def table(rows: list[dict[str, Any]]) -> bytes:
-    """Rows as CSV; what there is none of is empty."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def show(loggers: Sequence[Any], looks: dict[str, Look], folder: Path, when: str) -> None:

@@ -54,7 +54,7 @@ class Diffusion(Generator):
         guidance: ``guidance_scale`` of the pipeline; None for its default.
         negative_prompt: What the images are not to show; not for models without classifier-free guidance.
         dtype: Of the weights: "float32", "bfloat16" or "float16".
-        variant: Of the weight files ("fp16"), where the model has several.
+        variant: Of the weight files ("fp16"), where the model has several; a folder without it gives the files it has.
         size: Side in pixels of a square with as many pixels as an image is made at; None for the size it is asked for.
         batch_size: Images made at once; more of them in one call are made in several batches.
         fill_batches: Fill incomplete batches, see above. False saves the time where there are many.
@@ -275,8 +275,10 @@ class Diffusion(Generator):
 
     @property
     def _weights(self) -> dict[str, Any]:
-        given = {"dtype": getattr(torch, self.dtype), "variant": self.variant, "use_safetensors": True}
-        return given | self._quiet
+        # A folder that diffusers saved has what was loaded, mostly under plain names; on a hub a variant is there or not.
+        there = self.folder is None or any(self.folder.rglob(f"*.{self.variant}*.safetensors"))
+        variant = self.variant if there else None
+        return {"dtype": getattr(torch, self.dtype), "variant": variant, "use_safetensors": True} | self._quiet
 
     @cached_property
     def _quiet(self) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from genaug.reports.tables import by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
+from genaug.reports import cost, pairs
+from genaug.reports.settings import baselines
+from genaug.reports.tables import Row, by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
 from genaug.synthesis.store import write_atomically
 
 EXPLAINED = "mean ± standard deviation over seeds [95 % confidence interval of the mean]"
@@ -19,35 +21,56 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m genaug.reports", description=__doc__)
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="folders that hold runs")
     parser.add_argument("--out", type=Path, help="Markdown file to write")
+    parser.add_argument("--html", type=Path, help="page to write: one file with plots and pictures")
+    parser.add_argument(
+        "--baseline", help="row that others are compared with, as in the table; without it the plainest"
+    )
     asked = parser.parse_args(arguments)
+    console, text = Console(), [EXPLAINED]
     try:
         tables = gather(find_runs(asked.runs))
-    except FileNotFoundError as error:
+        chosen = baselines(tables, asked.baseline)
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    console, text = Console(), [EXPLAINED]
     for dataset, rows in tables.items():
-        header, cells = comparison(rows)
-        console.print(terminal(dataset, header, cells))
-        text += [f"## {dataset}", markdown(header, cells)]
-        budgets = {(run["steps"], run["batch_size"]) for row in rows for run in row.runs}
-        if len(budgets) > 1:
-            note = "Budgets differ: rows were not trained for equal steps of equal batches."
-            console.print(note)
-            text.append(note)
-        if (scaled := by_scale(rows))[1]:
-            console.print(terminal(f"{dataset}: accuracy % by synthetic images of each real one", *scaled))
-            text += ["### By scale", markdown(*scaled)]
-        if (looks := by_look(rows))[1]:
-            console.print(terminal(f"{dataset}: where the networks look", *looks))
-            text += ["### Where the networks look", markdown(*looks)]
-        if (grouped := by_group(rows))[1]:
-            text += ["### By group", markdown(*grouped)]
+        text += show_dataset(dataset, rows, chosen[dataset], console)
     console.print(EXPLAINED)
     if asked.out:
         write_atomically(asked.out, ("\n\n".join(text) + "\n").encode())
         console.print(f"written to {asked.out}")
+    if asked.html:
+        from genaug.reports.page import write_page
+
+        write_page(asked.runs, asked.html, asked.baseline)
+        console.print(f"written to {asked.html}")
     return 0
+
+
+def show_dataset(dataset: str, rows: list[Row], baseline: Row, console: Console) -> list[str]:
+    """Print the tables of one dataset, and return them as parts of a Markdown file."""
+    header, cells = comparison(rows)
+    console.print(terminal(dataset, header, cells))
+    text = [f"## {dataset}", markdown(header, cells)]
+    budgets = {(run["steps"], run["batch_size"]) for row in rows for run in row.runs}
+    if len(budgets) > 1:
+        note = "Budgets differ: rows were not trained for equal steps of equal batches."
+        console.print(note)
+        text.append(note)
+    if len(rows) > 1:
+        header, cells = pairs.against(rows, baseline)
+        # Without its last column, McNemar's tests by seed, the table fits into a terminal.
+        console.print(terminal(f"{dataset}: against {baseline.label}", header[:-1], [line[:-1] for line in cells]))
+        text += ["### Against the baseline", markdown(header, cells), pairs.EXPLAINED]
+    if (scaled := by_scale(rows))[1]:
+        console.print(terminal(f"{dataset}: accuracy % by synthetic images of each real one", *scaled))
+        text += ["### By scale", markdown(*scaled)]
+    if (looks := by_look(rows))[1]:
+        console.print(terminal(f"{dataset}: where the networks look", *looks))
+        text += ["### Where the networks look", markdown(*looks)]
+    if (grouped := by_group(rows))[1]:
+        text += ["### By group", markdown(*grouped)]
+    return [*text, "### Cost", markdown(*cost.cost_table(rows)), cost.EXPLAINED]
 
 
 if __name__ == "__main__":

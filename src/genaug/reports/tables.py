@@ -135,7 +135,7 @@ def duration(seconds: float) -> str:
 
 
 def find_runs(folders: Sequence[Path]) -> list[Results]:
-    """Every ``results.json`` under ``folders``.
+    """Every ``results.json`` under ``folders``, with the ``folder`` it lies in.
 
     Raises:
         FileNotFoundError: there is none.
@@ -144,7 +144,7 @@ def find_runs(folders: Sequence[Path]) -> list[Results]:
     if not files:
         names = ", ".join(str(folder) for folder in folders)
         raise FileNotFoundError(f"No results.json under {names}: has a run finished there?")
-    return [json.loads(file.read_text()) for file in files]
+    return [json.loads(file.read_text()) | {"folder": str(file.parent)} for file in files]
 
 
 @dataclass(frozen=True)
@@ -258,21 +258,28 @@ def by_scale(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     A line for each split and method, a column for each scale; methods that add no images stand under 0X. Empty where
     no method was run at two scales.
     """
+    lines = scale_lines(rows)
+    if not any(len(found) > 1 for found in lines.values()):
+        return [], []
+    scales = sorted({scale for found in lines.values() for scale in found})
+    splits = list(dict.fromkeys(split for row in rows for run in row.runs for split in run["scores"]))
+    cells = []
+    for split in splits:
+        for label, found in lines.items():
+            cells.append([split, label, *(found[scale].cell(split) if scale in found else NOTHING for scale in scales)])
+    return ["split", "method", *(f"{scale}X" for scale in scales)], cells
+
+
+def scale_lines(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
+    """Rows that differ in the scale only, by scale: for each the method and what else tells it from the others."""
     lines: dict[tuple[str, ...], dict[int, Row]] = defaultdict(dict)
     for row in rows:
         others = [text for text in _row_overrides(row.runs[0]) if not text.startswith(_SCALE)]
         lines[row.runs[0]["method"], *others][row.runs[0].get("scale", 0)] = row
-    if not any(len(found) > 1 for found in lines.values()):
-        return [], []
-    scales = sorted({scale for found in lines.values() for scale in found})
     shared = set.intersection(*(set(name[1:]) for name in lines))
-    splits = list(dict.fromkeys(split for row in rows for run in row.runs for split in run["scores"]))
-    cells = []
-    for split in splits:
-        for name, found in lines.items():
-            label = " ".join([name[0], *(text for text in name[1:] if text not in shared)])
-            cells.append([split, label, *(found[scale].cell(split) if scale in found else NOTHING for scale in scales)])
-    return ["split", "method", *(f"{scale}X" for scale in scales)], cells
+    return {
+        " ".join([name[0], *(text for text in name[1:] if text not in shared)]): found for name, found in lines.items()
+    }
 
 
 def by_group(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
