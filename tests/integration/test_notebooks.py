@@ -18,7 +18,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 EXPECTED = {
     "quickstart": (("deda_mixing", "vanilla"), 3),
     "look_inside": (("a photo of",), 4),
-    "compare_runs": (("deda_mixing", "ood_habitat", "2 seeds"), 1),
+    "compare_runs": (("deda_mixing", "ood_habitat", "McNemar"), 1),
     "explain": (("insertion", "energy"), 2),
 }
 
