@@ -14,12 +14,13 @@ from PIL import Image
 from report_runs import result, write_picture, write_run, write_study
 
 from genaug.launch import WrongValue
-from genaug.reports import embedded
+from genaug.reports import embedded, page
 from genaug.reports.__main__ import main
 from genaug.reports.charts import LEFT, RIGHT, WIDTH, Axis, look_charts, scale_charts
 from genaug.reports.embedded import LARGEST, SMALLEST, Wanted, embed, small_jpeg
 from genaug.reports.failures import note_failure
 from genaug.reports.page import render, report_runs, write_page
+from genaug.reports.published import Published
 from genaug.reports.tables import find_runs, gather
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -235,6 +236,21 @@ def test_networks_that_were_compared(study, tmp_path):
     assert "a is plain, seed 0, b is birds/gone/1." in text
     assert 'alt="test: images that some networks get right and others do not"' in text
     assert "Networks compared" not in study[1]
+
+
+def test_published_numbers_stand_beside(tmp_path, monkeypatch):
+    facts = {"label": "Theirs", "model": "small", "dataset": "birds", "split": "test", "metric": "accuracy"}
+    printed = [
+        Published("plain", value=52.5, note="one seed", **facts),
+        Published("gone", value=60.0, note="", **facts),
+    ]
+    monkeypatch.setattr(page, "published_rows", lambda experiment: printed if experiment == "study" else [])
+    for seed, score in enumerate((0.5, 0.6)):
+        write_run(tmp_path, result("plain", seed, score, experiment="study", model="small"))
+    write_run(tmp_path, result("other", 0, 0.5, experiment="another"))
+    found = Page(render([tmp_path], tmp_path / "report.html")).table("method", "split", "measured")
+    assert found[0][:5] == ["plain", "test", "55.0 ± 7.1 [2 seeds, n=10]", "52.50", "+2.5"]
+    assert found[1][:5] == ["gone", "test", "–", "60.00", "–"]
 
 
 # --- charts --------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from genaug.reports.charts import (
 from genaug.reports.embedded import Picture, Wanted, embed
 from genaug.reports.failures import failures
 from genaug.reports.pairs import Gap, best_of, compare_rows, splits_of
+from genaug.reports.published import beside, published_rows, studies
 from genaug.reports.settings import baselines, settings_that_differ
 from genaug.reports.tables import (
     LOOKS,
@@ -231,6 +232,7 @@ def render(folders: Sequence[Path], out: Path, baseline: str | None = None) -> s
     script, style = (loader.get_source(environment, name)[0] for name in ("report.js", "report.css"))
     return environment.get_template("report.html.j2").render(
         views=views,
+        published=measured_and_published([row for rows in tables.values() for row in rows]),
         failed=failed,
         runs=sum(len(row.runs) for rows in tables.values() for row in rows),
         rows=sum(map(len, tables.values())),
@@ -251,7 +253,7 @@ def view_of(name: str, rows: list[Row], baseline: Row, plan: Plan, count: int, h
         labels=[row.label for row in rows],
         answers=answers(rows, baseline),
         notes=notes(rows, baseline),
-        comparison=Table("Score in percent by test split, budget and time", *measured_and_published(rows)),
+        comparison=Table("Score in percent by test split, budget and time", *comparison(rows)),
         against=Table(f"Each row against {baseline.label}", *pairs.against(rows, baseline), note=pairs.EXPLAINED),
         enough=table_or_none("How much is enough", *pairs.enough(lines, splits), rows=False),
         scales=scale_charts(rows),
@@ -269,9 +271,14 @@ def view_of(name: str, rows: list[Row], baseline: Row, plan: Plan, count: int, h
     )
 
 
-def measured_and_published(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The comparison, with published numbers beside it where there are any."""
-    return comparison(rows)
+def measured_and_published(rows: Sequence[Row]) -> list[Table]:
+    """For each study that rows belong to, its numbers beside those of its paper."""
+    found = []
+    for experiment, mine in studies(rows).items():
+        header, cells = beside(mine, published_rows(experiment))
+        if cells:
+            found.append(Table(f"{experiment}: measured and published", header, cells, rows=False))
+    return found
 
 
 def table_or_none(
