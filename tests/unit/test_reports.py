@@ -191,18 +191,19 @@ def test_what_images_cost_by_hand():
         result("parts", score=0.5, made={"cost": {"scenes": scenes, "composites": composites}}),
         result("edits", score=0.6, made={**making(4, 20, 8.0), "edit": {"words": {"words": 2, "steps": 7}}}),
     ]
-    header, cells = comparison(gather(runs)["birds"])
-    assert header[6:] == ["made", "made/s", "denoiser steps/made", "generator's training steps"]
-    assert [line[6:] for line in cells] == [
-        ["–", "–", "–", "–"],
-        ["–", "–", "–", "–"],
-        ["10/20", "6.25", "4.5", "120"],  # 2.5 and 10 a second
-        ["8", "–", "3.0", "240"],
-        ["20", "2.50", "3.0", "0"],  # 60 steps for 20 images, in 8 seconds
-        ["4", "0.50", "5.0", "14"],
+    header, cells = cost.making_table(gather(runs)["birds"])
+    trained = "generator's training steps"
+    assert header == ["method", "made", "made/s", "denoiser steps/made", trained, "making s"]
+    assert [line[1:] for line in cells] == [
+        ["0", "–", "–", "–", "0.0"],
+        ["0", "–", "–", "–", "0.0"],
+        ["10 images/20 images", "6.25", "4.5", "120", "3.0"],  # 2.5 and 10 a second
+        ["8 images", "–", "3.0", "240", "0.0"],
+        ["5 scenes, 20 composites", "2.50", "3.0", "0", "8.0"],  # 60 steps for 20 images
+        ["4 images", "0.50", "5.0", "14", "8.0"],
     ]
-    header, _ = comparison(gather(runs[:2] + runs[5:6])["birds"])
-    assert header[6:] == ["made", "made/s", "denoiser steps/made"]  # nothing was trained
+    header, _ = cost.making_table(gather(runs[:2] + runs[5:6])["birds"])
+    assert header == ["method", "made", "made/s", "denoiser steps/made", "making s"]  # nothing was trained
 
 
 # --- groups --------------------------------------------------------------------------------------------------------

@@ -90,6 +90,8 @@ def show_dataset(dataset: str, rows: list[Row], baseline: Row, console: Console)
         text += ["### Where the networks look", markdown(*looks)]
     if (grouped := by_group(rows))[1]:
         text += ["### By group", markdown(*grouped)]
+    if cost.making_columns(rows):
+        console.print(terminal(f"{dataset}: what made images cost", *cost.making_table(rows)))
     return [*text, "### Cost", markdown(*cost.cost_table(rows)), cost.EXPLAINED]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,11 +223,7 @@ def _label(run: Results, shared: set[str]) -> str:
 
 
 def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a comparison: a column a split, then budget and cost.
-
-    Where some row made images, what these cost follows, see :class:`MakingCost`; it is the same for a run that found
-    them made.
-    """
+    """Header and cells of a comparison: a column a split, then budget and speed of training."""
     splits = list(dict.fromkeys(split for row in rows for run in row.runs for split in run["scores"]))
     counts = {
         split: {run["scores"][split]["n"] for row in rows for run in row.runs if split in run["scores"]}
@@ -247,71 +243,7 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             + ["/".join(sorted({str(run["steps"]) for run in row.runs}))]
             + [f"{summarize(speeds).mean:.0f}" if speeds else NOTHING, f"{minutes:.1f}"]
         )
-    columns = _making_columns(rows)
-    return header + list(columns), [line + list(more) for line, *more in zip(cells, *columns.values(), strict=True)]
-
-
-@dataclass(frozen=True)
-class MakingCost:
-    """What the images of a run cost whenever they were made, by whatever run: the store keeps it beside each image.
-
-    Attributes:
-        images: Made, those that a filter dropped or that were given up among them.
-        denoiser_steps: Of all that was made for them, retries and backgrounds included.
-        seconds: In renderers, summed over devices; loading and learning apart.
-        training_steps: In which the generator learned words or was fine-tuned first.
-    """
-
-    images: int
-    denoiser_steps: int
-    seconds: float
-    training_steps: int
-
-    @classmethod
-    def of(cls, run: Results) -> MakingCost | None:
-        """None where a run made no images, or was recorded before costs were."""
-        made = run.get("made") or {}
-        parts = list((made.get("cost") or {}).values())
-        if not parts or not parts[-1]["images"]:
-            return None
-        steps, seconds = (sum(part[what] for part in parts) for what in ("denoiser_steps", "seconds"))
-        return cls(parts[-1]["images"], steps, seconds, _training_steps(made))
-
-
-def _training_steps(made: dict[str, Any]) -> int:
-    """Of a fine-tuning, and of all words that were learned, each by itself."""
-    places = [made, made.get("edit") or {}]
-    words = [place["words"] for place in places if (place.get("words") or {}).get("words")]
-    tuned = [place["finetuning"] for place in places if place.get("finetuning")]
-    return sum(one["words"] * one["steps"] for one in words) + sum(one["steps"] for one in tuned)
-
-
-def _making_columns(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """Columns of what was made, by header; none where nothing was."""
-    costs = [[cost for run in row.runs if (cost := MakingCost.of(run))] for row in rows]
-
-    def column(cell: Callable[[list[MakingCost]], str]) -> list[str]:
-        return [cell(found) if found else NOTHING for found in costs]
-
-    def numbers(found: Sequence[int]) -> str:
-        return "/".join(map(str, sorted(set(found))))
-
-    def speed(found: Sequence[MakingCost]) -> str:
-        speeds = [cost.images / cost.seconds for cost in found if cost.seconds]
-        return f"{summarize(speeds).mean:.2f}" if speeds else NOTHING
-
-    if not any(costs):
-        return {}
-    columns = {
-        "made": column(lambda found: numbers([cost.images for cost in found])),
-        "made/s": column(speed),
-        "denoiser steps/made": column(
-            lambda found: f"{summarize([cost.denoiser_steps / cost.images for cost in found]).mean:.1f}"
-        ),
-    }
-    if any(cost.training_steps for found in costs for cost in found):
-        columns["generator's training steps"] = column(lambda found: numbers([cost.training_steps for cost in found]))
-    return columns
+    return header, cells
 
 
 def _metric_of(rows: Sequence[Row], split: str) -> str:
