@@ -37,7 +37,7 @@ METHODS = REPOSITORY / "conf" / "method"
 SIDE = 32
 #: Of each setting that a slot has, a value that makes less work.
 SMALL: dict[str, Any] = {
-    "scale": 3,
+    "scale": 2,
     "captions": 4,
     "foregrounds": 1,
     "scenes": ["forest", "empty lake"],
