@@ -178,8 +178,9 @@ def test_datasets(stem, anywhere):
 @pytest.mark.parametrize("stem", of_group("model"))
 def test_models(stem, anywhere):
     cfg = composed(f"model={stem}", *anywhere)
+    download = {"pretrained": False} if "pretrained" in cfg.model else {}
     with torch.device("meta"):  # shapes without weights: the largest costs no more than the smallest
-        model = instantiate(cfg.model, num_classes=7, image_size=64, channels=3).eval()
+        model = instantiate(cfg.model, **download, num_classes=7, image_size=64, channels=3).eval()
         assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
 
 
@@ -363,6 +364,13 @@ WATCHED = ("dataset", "recipe", "model", "crop", "segmenter", "method", "mixer",
         ("method=deda mixer=cutmix", "toybirds demo tiny pad_crop annotated deda cutmix standard"),
         ("method=randaugment transform=standard", "toybirds demo tiny pad_crop annotated randaugment none standard"),
         # A study wins over what its dataset brings, and the command line over the study.
+        ("experiment=deda_table4", "cub_deda fgvc_scratch resnet18 resize_crop grounded_sam vanilla none standard"),
+        ("dataset=toybirds experiment=deda_table4", "toybirds demo tiny pad_crop annotated vanilla none standard"),
+        ("experiment=deda_table3", "cub_vit vit_finetune vit_b_16_swag squash_crop grounded_sam vanilla none standard"),
+        (
+            "experiment=aga_figure8 dataset=cub_aga",
+            "cub_aga alia_finetune resnet50_imagenet squash grounded_sam vanilla none standard",
+        ),
         ("experiment=cub_10shot", "cub short_scratch resnet18 resize_crop u2net vanilla none standard"),
         (
             "experiment=cub_10shot segmenter=grabcut",

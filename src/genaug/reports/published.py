@@ -109,7 +109,7 @@ def beside(rows: Sequence[Row], published: Sequence[Published]) -> tuple[list[st
     datasets = {run["dataset"] for row in rows for run in row.runs}
     wanted = [one for one in published if one.dataset in datasets]
     wanted += [one for one in published if one.dataset == AVERAGE and wanted]
-    lines = [line for one in wanted for line in (_average if one.is_average else _lines)(one, rows, wanted)]
+    lines = [line for one in wanted for line in (_average if one.is_average else _lines)(one, rows, published)]
     header = ["method", "model", "dataset", "split", "measured", "published", "difference", "note"]
     # What all lines share, and an empty note, need no column.
     shown = [at for at, name in enumerate(header) if name not in header[1:3] or len({line[at] for line in lines}) > 1]
