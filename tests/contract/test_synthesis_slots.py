@@ -67,7 +67,7 @@ TINY = [
 ]
 #: The least that two steps can start from.
 LEAST_STRENGTH = 0.5
-#: Settings of which another value makes other images.
+#: Settings of which another value makes other images; the first that a slot has is changed.
 OTHER = {"seed": 1, "edit.seed": 1, "dilation": 0.1}
 
 
@@ -132,7 +132,7 @@ class Slot:
     def changes(self) -> list[dict[str, Any]]:
         """One setting each that makes other images."""
         own = [{f"method.synthesis.{key}": value} for key, value in OTHER.items() if self._knows(key)]
-        return [*own, {"generator.guidance": 3.0}]
+        return [own[0], {"generator.guidance": 3.0}]
 
     def build(self, change: Mapping[str, Any] | None = None) -> tuple[Synthesis, Sequence[Sample], Dataset]:
         """The stage, its samples and their data set."""
