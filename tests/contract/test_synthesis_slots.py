@@ -275,7 +275,7 @@ def test_two_processes_learn_and_make_the_same(method, tiny_folder, tmp_path):
     slot = Slot(method, tiny_folder)
     slot.make(tmp_path / "alone")
     two = ["stage=synthesize", "trainer.devices=2", "trainer.strategy=ddp"]
-    done = run_cli(*slot.command, *two, cwd=tmp_path)
+    done = run_cli(*slot.command, *two, cwd=tmp_path, timeout=400)
     assert done.rc == 0, done.stderr
     assert content(tmp_path / "stores") == content(tmp_path / "alone")
     (store,) = (tmp_path / "stores" / "images").iterdir()
