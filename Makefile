@@ -7,7 +7,7 @@ RUNS ?= runs
 # A tiny step does not gain from several threads, and several processes lose by them.
 TESTING := OMP_NUM_THREADS=1
 
-.PHONY: help install demo test lint doctest bench report clean
+.PHONY: help install demo test lint doctest docs bench report clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +34,12 @@ lint: $(INSTALLED) ## style and types
 doctest: $(INSTALLED) ## the examples in the docstrings
 	$(TESTING) $(BIN)/python -m pytest -q --doctest-modules src/genaug
 
+docs: $(INSTALLED) ## the pages of docs/, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(INSTALLED) ## measurements, side by side with what one would use instead
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/online_combination.py
 	$(BIN)/python benchmarks/mixing.py

@@ -83,3 +83,17 @@ def save_sdxl(folder: Path, dtype: torch.dtype) -> None:
         tokenizer_2=_tokenizer(), unet=unet, scheduler=_scheduler("EulerDiscreteScheduler"), add_watermarker=False,
     )  # fmt: skip
     pipe.to(dtype).save_pretrained(folder)
+
+
+def save_pix2pix(folder: Path, model: Path) -> None:
+    """InstructPix2Pix as its training begins: a text-to-image model whose denoiser gets four more channels of zeros."""
+    from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline, UNet2DConditionModel
+
+    pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
+    unet = UNet2DConditionModel.from_config({**pipe.unet.config, "in_channels": 8})
+    weights = pipe.unet.state_dict()
+    weights["conv_in.weight"] = torch.cat([weights["conv_in.weight"], torch.zeros_like(weights["conv_in.weight"])], 1)
+    unet.load_state_dict(weights)
+    StableDiffusionInstructPix2PixPipeline(
+        **{**pipe.components, "unet": unet}, requires_safety_checker=False
+    ).save_pretrained(folder)

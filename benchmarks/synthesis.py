@@ -3,12 +3,16 @@
     python benchmarks/synthesis.py                       the tiny generator on the CPU, all cores
     python benchmarks/synthesis.py --network sdxl --device cuda --batch 8 --images 32
     python benchmarks/synthesis.py --work objects        cut-out objects edited, as De-DA does
+    python benchmarks/synthesis.py --work edits          photographs edited, as DA-Fusion, Diff-Mix, ALIA and
+                                                         Real-Guidance do
+    python benchmarks/synthesis.py --work styles         photographs edited by instruction, as DiffuseMix does
 
 Both make images from the same prompts with the same weights, steps and guidance, each in a process of its own, in turn,
 several rounds; loading is not counted.
 
 * ``loop``: one prompt a call, the picture saved before the next is begun. Of objects, each is cut out, encoded, edited
-  by diffusers' image-to-image pipeline with the LoRA loaded as its documentation says, decoded and saved.
+  by diffusers' image-to-image pipeline with the LoRA loaded as its documentation says, decoded and saved. Photographs
+  are read, squeezed to a square, edited by diffusers' pipeline, brought back and saved, several times each.
 * ``engine``: batches, one generator an image, written while the next batch is made, with records, gates and hashes.
 * ``engine x 2``: two such processes on one store, sharing the cores.
 
@@ -25,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +46,25 @@ from genaug.data.reading import read_image, read_mask
 from genaug.data.toybirds import ToyBirds
 from genaug.functional.cutouts import Square
 from genaug.functional.masks import mask_box
+from genaug.generation.base import Call
 from genaug.generation.diffusion import Diffusion
+from genaug.generation.instruct_pix2pix import InstructPix2Pix
 from genaug.generation.transparency import FourChannelVAE
+from genaug.methods.diffusemix import StyledHalves
+from genaug.methods.image2image import ImageToImage
 from genaug.synthesis.image_store import ImageStore
 from genaug.synthesis.jobs import Job
 from genaug.synthesis.object_edits import EditRenderer, ObjectEdits, Subject
+from genaug.synthesis.per_source import SourceImages
 from genaug.synthesis.runner import Renderer, Runner
 from genaug.synthesis.text_images import TextImages
 
 #: Noise level and padding of edited objects.
 STRENGTH, PADDING = 0.4, 0.1
+#: Noise level of edited photographs, and edits of each.
+EDIT_STRENGTH, COPIES = 0.5, 4
+IMAGE_GUIDANCE = 1.5
+SHIPPED = Path(__file__).parents[1] / "src" / "genaug" / "generation" / "tiny_weights"
 
 
 def prompts(count: int) -> list[str]:
@@ -66,6 +79,15 @@ def birds(asked: argparse.Namespace) -> tuple[ToyBirds, list[tuple[Sample, np.nd
         mask = read_mask(sample.mask)
         found.append((sample, mask, mask_box(mask)))
     return dataset, found
+
+
+def timed(make: Callable[..., None], tasks: Sequence[tuple[Any, ...]]) -> dict[str, float]:
+    """Call ``make(number, *task)`` for each task."""
+    make(-1, *tasks[0])  # kernels are chosen at the first call
+    started, used = time.monotonic(), time.process_time()
+    for number, task in enumerate(tasks):
+        make(number, *task)
+    return {"seconds": time.monotonic() - started, "processor": time.process_time() - used}
 
 
 def loop_of_objects(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -95,11 +117,36 @@ def loop_of_objects(asked: argparse.Namespace, folder: Path) -> dict[str, float]
         made = vae.decode(edited / vae.config.scaling_factor).sample[0].float().clamp(-1, 1) * 127.5 + 127.5
         Image.fromarray(made.permute(1, 2, 0).byte().cpu().numpy()).save(folder / f"{number}.png")
 
-    make(-1, *found[0])
-    started, used = time.monotonic(), time.process_time()
-    for number, one in enumerate(found):
-        make(number, *one)
-    return {"seconds": time.monotonic() - started, "processor": time.process_time() - used}
+    return timed(make, found)
+
+
+def loop_of_edits(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
+    from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionInstructPix2PixPipeline
+    from PIL import Image
+
+    generator = diffusion(asked)
+    renderer, jobs = edits(asked, generator)
+    if asked.work == "styles":
+        kind, more = StableDiffusionInstructPix2PixPipeline, {"image_guidance_scale": IMAGE_GUIDANCE}
+    else:  # as many steps as the engine
+        kind, more = (
+            StableDiffusionImg2ImgPipeline,
+            {"strength": generator.start("image_to_image", EDIT_STRENGTH).argument},
+        )
+    given = {"safety_checker": None, "requires_safety_checker": False, "dtype": getattr(torch, asked.dtype)}
+    pipe = kind.from_pretrained(asked.model, **given).to(asked.device)
+    pipe.set_progress_bar_config(disable=True)
+    folder.mkdir(parents=True)
+
+    def make(number: int, path: Path, prompt: str) -> None:
+        source = Image.open(path).convert("RGB")
+        shown = source.resize((asked.size, asked.size), Image.Resampling.BILINEAR)
+        image = pipe(
+            prompt, shown, num_inference_steps=asked.steps, guidance_scale=asked.guidance, **more
+        ).images[0]  # fmt: skip
+        image.resize(source.size, Image.Resampling.BILINEAR).save(folder / f"{number}.png")
+
+    return timed(make, [(renderer.samples[job.sources[0]].path, job.prompt) for job in jobs])
 
 
 def loop(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -115,25 +162,29 @@ def loop(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
         image = pipe(prompt, num_inference_steps=asked.steps, guidance_scale=asked.guidance).images[0]
         image.save(folder / f"{number}.png")
 
-    make(-1, "a photo")  # kernels are chosen at the first call
-    started, used = time.monotonic(), time.process_time()
-    for number, prompt in enumerate(prompts(asked.images)):
-        make(number, prompt)
-    return {"seconds": time.monotonic() - started, "processor": time.process_time() - used}
+    return timed(make, [(prompt,) for prompt in prompts(asked.images)])
+
+
+def diffusion(asked: argparse.Namespace) -> Diffusion:
+    """What the engine generates with."""
+    given = {
+        "steps": asked.steps, "guidance": asked.guidance, "dtype": asked.dtype, "size": asked.size,
+        "batch_size": asked.batch, "channels_last": True,
+    }  # fmt: skip
+    if asked.work == "styles":
+        return InstructPix2Pix(asked.model, image_guidance=IMAGE_GUIDANCE, **given)
+    transparency = FourChannelVAE("genaug:tiny_transparency") if asked.work == "objects" else None
+    return Diffusion(asked.model, transparency=transparency, **given)
 
 
 def engine(asked: argparse.Namespace, folder: Path) -> dict[str, float]:
     import pytorch_lightning as pl
 
-    generator = Diffusion(
-        asked.model, steps=asked.steps, guidance=asked.guidance, dtype=asked.dtype, size=asked.size,
-        batch_size=asked.batch, channels_last=True,
-        transparency=FourChannelVAE("genaug:tiny_transparency") if asked.work == "objects" else None,
-    )  # fmt: skip
-    renderer, jobs = (objects if asked.work == "objects" else scenes)(asked, generator)
+    generator = diffusion(asked)
+    renderer, jobs = {"objects": objects, "scenes": scenes}.get(asked.work, edits)(asked, generator)
     generator.load(asked.device)
     renderer.render(jobs[: asked.batch], list(range(asked.batch)))  # kernels are chosen at the first call
-    busy = _time_models(generator) if asked.outside else None
+    busy = _time_models(generator, jobs[0].shape[0]) if asked.outside else None
     trainer = pl.Trainer(
         accelerator="cpu" if asked.device == "cpu" else "gpu", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
@@ -165,9 +216,21 @@ def objects(asked: argparse.Namespace, generator: Diffusion) -> tuple[Renderer, 
     return renderer, [renderer.job_of(subject, 1) for subject in subjects]
 
 
-def _time_models(generator: Diffusion) -> list[float]:
+def edits(asked: argparse.Namespace, generator: Diffusion) -> tuple[SourceImages, list[Job]]:
+    dataset = ToyBirds(asked.cache, image_size=64)
+    samples = dataset.splits()["train"][: asked.images // COPIES]
+    if asked.work == "styles":
+        method = StyledHalves(generator, scale=COPIES)
+    else:
+        method = ImageToImage(generator, scale=COPIES, strength=EDIT_STRENGTH)
+    renderer = SourceImages(method, dataset, samples, asked.size)
+    copies = range(1, COPIES + 1)
+    return renderer, [renderer.job(one, copy, (), renderer.size(one)) for copy in copies for one in samples]
+
+
+def _time_models(generator: Diffusion, call: Call) -> list[float]:
     """Seconds of every call of a network from now on."""
-    pipe, seconds = generator.pipeline("edit_transparent" if generator.transparency else "text_to_image"), []
+    pipe, seconds = generator.pipeline(call), []
 
     @contextlib.contextmanager
     def timed() -> Iterator[None]:
@@ -180,6 +243,8 @@ def _time_models(generator: Diffusion) -> list[float]:
     parts = [(getattr(pipe, name, None), "forward") for name in ("text_encoder", "text_encoder_2", "unet")]
     if generator.transparency is not None:
         parts += [(generator.transparency, "encode"), (generator.transparency, "decode")]
+    if call == "image_to_image":
+        parts += [(pipe.vae, "encode")]
     for module, name in [*parts, (pipe.vae, "decode")]:
         if module is not None:
             setattr(module, name, timed()(getattr(module, name)))
@@ -237,15 +302,18 @@ def compare(asked: argparse.Namespace) -> None:
 
 
 def build(asked: argparse.Namespace) -> None:
-    from networks import save_sd15, save_sdxl
+    from networks import save_pix2pix, save_sd15, save_sdxl
 
+    if asked.work == "styles":
+        save_pix2pix(Path(asked.model), SHIPPED)
+        return
     {"sd15": save_sd15, "sdxl": save_sdxl}[asked.network](Path(asked.model), getattr(torch, asked.dtype))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", choices=("scenes", "objects"), default="scenes")
-    parser.add_argument("--cache", type=Path, default=Path("cache/toybirds"), help="of drawn birds, for --work objects")
+    parser.add_argument("--work", choices=("scenes", "objects", "edits", "styles"), default="scenes")
+    parser.add_argument("--cache", type=Path, default=Path("cache/toybirds"), help="of drawn birds")
     parser.add_argument("--network", choices=("tiny", "sd15", "sdxl"), default="tiny")
     parser.add_argument("--model", help="folder of the network; built there with random weights if it is not there")
     parser.add_argument("--device", default="cpu")
@@ -263,15 +331,16 @@ def main() -> None:
     parser.add_argument("--outside", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     asked.size = asked.size or {"tiny": 64, "sd15": 512, "sdxl": 1024}[asked.network]
-    shipped = Path(__file__).parents[1] / "src" / "genaug" / "generation" / "tiny_weights"
-    asked.model = asked.model or str(shipped if asked.network == "tiny" else Path("models") / f"random-{asked.network}")
-    if asked.work == "objects" and asked.network != "tiny":
-        parser.error("--work objects has weights for transparent images of --network tiny alone")
+    here = SHIPPED if asked.network == "tiny" else Path("models") / f"random-{asked.network}"
+    asked.model = asked.model or str(Path("models") / "tiny-by-instruction" if asked.work == "styles" else here)
+    if asked.work in ("objects", "styles") and asked.network != "tiny":
+        parser.error(f"--work {asked.work} has weights for --network tiny alone")
     torch.set_num_threads(asked.threads)
     if asked.part is None:
         compare(asked)
         return
-    parts = {"loop": loop_of_objects if asked.work == "objects" else loop, "engine": engine}
+    loops = {"scenes": loop, "objects": loop_of_objects, "edits": loop_of_edits, "styles": loop_of_edits}
+    parts = {"loop": loops[asked.work], "engine": engine}
     answer: dict[str, Any] = parts[asked.part](asked, asked.folder)
     print(json.dumps(answer))
 

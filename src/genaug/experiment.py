@@ -32,7 +32,8 @@ from genaug.data.datamodule import DataModule, choose_splits, cores, network_thr
 from genaug.data.images import check_masks
 from genaug.data.subsets import training_subset
 from genaug.data.transforms import Crop
-from genaug.launch import WrongValue, input_checks
+from genaug.launch import WrongValue, choices, input_checks
+from genaug.loggers import log_config, log_results
 from genaug.losses import SoftBCE, inverse_frequency
 from genaug.methods.base import Made, Method
 from genaug.metrics import metric_for
@@ -138,6 +139,7 @@ def run(cfg: DictConfig) -> float | None:
     if trainer.strategy.root_device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, network_threads(cfg.loader.num_workers) // trainer.world_size))
     classifier = build_classifier(cfg, pieces, data)
+    log_config(trainer.loggers, cfg, choices(), pieces.method.scale)
     if cfg.stage != "evaluate":
         with clock.stage("train"):
             train(trainer, classifier, data, folder)
@@ -148,6 +150,7 @@ def run(cfg: DictConfig) -> float | None:
     results = collect(cfg, pieces, data, trainer, classifier, made, clock, cost, total_steps(cfg, data))
     if trainer.is_global_zero:
         write_atomically(folder / RESULTS, json.dumps(results, indent=1).encode())
+        log_results(trainer.loggers, results, folder)
         show_run(results, folder)
     return results["selection"]["score"]
 

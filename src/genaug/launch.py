@@ -9,13 +9,18 @@ import contextlib
 import difflib
 import hashlib
 import json
+import logging
 import os
 import re
+import subprocess
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -30,6 +35,11 @@ NOT_IDENTITY = (
 
 #: Groups that count only where something refers to them: plain training is the same whatever the segmenter.
 TOOLS = ("segmenter", "captioner", "image_captioner", "generator", "clip", "inversion", "finetuning", "saliency")
+
+log = logging.getLogger(__name__)
+
+#: Environment variables with the number of this process among those of its job, where Lightning or SLURM started it.
+_RANKS = ("LOCAL_RANK", "SLURM_PROCID")
 
 _PROCESS_GROUP = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -88,11 +98,21 @@ def task_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
-def chosen(group: str) -> str | None:
-    """The file of a configuration group that this job uses, as "cub" of ``dataset``; None outside an application."""
+# One --help copies the store of Hydra's and its plugins' own configs 190 times, for a second. What is loaded from it is
+# copied anyway, so that one store is enough.
+ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+
+
+def choices() -> dict[str, Any]:
+    """The file of each configuration group that this job uses; empty outside a Hydra application."""
     from hydra.core.hydra_config import HydraConfig
 
-    return HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+    return dict(HydraConfig.get().runtime.choices) if HydraConfig.initialized() else {}
+
+
+def chosen(group: str) -> str | None:
+    """The file of a configuration group that this job uses, as "cub" of ``dataset``; None outside an application."""
+    return choices().get(group)
 
 
 class WrongValue(CompactHydraException, ValueError):
@@ -158,12 +178,17 @@ def one_job(cfg: DictConfig) -> Iterator[None]:
     sweep, so each rank would start a sweep of its own, and with a sampling sweeper train on other values than rank 0.
     Inside this context the command line is that of the one job, in the folder it already has.
     """
-    check_values(cfg)
     argv, environment = sys.argv, {key: os.environ.get(key) for key in _PROCESS_GROUP}
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     try:
-        _become_single_job()
-        yield
+        with _noted_failure(cfg):
+            check_values(cfg)
+            _become_single_job()
+            yield
+    except BaseException:
+        _end_other_ranks()
+        _close_wandb(exit_code=1)
+        raise
     finally:
         sys.argv = argv
         sys.modules["__main__"].__spec__ = spec
@@ -171,11 +196,61 @@ def one_job(cfg: DictConfig) -> Iterator[None]:
         _leave_process_group(environment)
 
 
-def _become_single_job() -> None:
+class JobFailed(CompactHydraException):
+    """What a sweep gets to see of a job that failed: a text, which every launcher can hand over."""
+
+
+@contextlib.contextmanager
+def _noted_failure(cfg: DictConfig) -> Iterator[None]:
+    """Leave the reason why a job failed in its folder, until it is tried again.
+
+    Raises:
+        JobFailed: in a sweep, in the place of the exception. Some exceptions cannot be sent from one process to
+            another, which would end the sweep; and all hold what their functions were at work on, such as a network on
+            a GPU that the next job needs.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        yield
+        return
+    file = Path(cfg.paths.output) / "failed.txt"
+    if all(os.environ.get(name, "0") == "0" for name in _RANKS):
+        file.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        if not in_sweep() and (isinstance(error, WrongValue) or file.exists()):
+            raise  # a person has just been told; or another rank has failed, and this one for lack of it
+        failure = _note_failure(file, error)
+        if not in_sweep():
+            raise
+        log.error("%s (%s)", failure, file)
+        traceback.clear_frames(error.__traceback__)
+        raise JobFailed(failure) from None
+
+
+def _note_failure(file: Path, error: Exception) -> str:
+    """Write the file unless another rank has, and say in a line what it says."""
+    from genaug.reports.failures import failures, note_failure
+
+    if not file.exists():
+        note_failure(file.parent, task_overrides(), error)
+    return failures([file.parent])[0].error
+
+
+def in_sweep() -> bool:
+    """Whether this process runs a job of a sweep; ranks of such a job do not."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _become_single_job() -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    if not in_sweep():
         return
     hydra_cfg: Any = HydraConfig.get()
     sources = {source.provider: source.path for source in hydra_cfg.runtime.config_sources}
@@ -188,11 +263,24 @@ def _become_single_job() -> None:
         hydra_cfg.run.dir = hydra_cfg.runtime.output_dir
 
 
-def _close_wandb() -> None:
-    """An open run would swallow the next job's metrics."""
+def _close_wandb(exit_code: int = 0) -> None:
+    """An open run would swallow the next job's metrics; one that is not told otherwise has not failed."""
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish()
+        wandb.finish(exit_code=exit_code)
+
+
+def _end_other_ranks() -> None:
+    """End what is left of a job that failed, and Lightning's watch over it.
+
+    Seconds after a rank has died, the watch kills this process, which by then is at the next job.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer":
+            ranks: list[subprocess.Popen[bytes]] = thread._child_processes  # type: ignore[attr-defined]
+            left, ranks[:] = list(ranks), []
+            for rank in left:
+                rank.kill()
 
 
 def _leave_process_group(environment: dict[str, str | None]) -> None:
@@ -208,18 +296,24 @@ def _leave_process_group(environment: dict[str, str | None]) -> None:
 
 
 def application(main: Callable[[], Any]) -> None:
-    """Run a Hydra application; a misspelt key is answered with the keys there are."""
+    """Run a Hydra application; a misspelt key is answered with the keys there are, a sweep ends with what failed."""
     # A study is a group that is there already, though most read that one is added.
     sys.argv[1:] = [re.sub(r"^\+(?=experiment=)", "", argument) for argument in sys.argv[1:]]
     if not {"-m", "--multirun"} & set(sys.argv):
         sys.argv[1:] = [listed(argument) for argument in sys.argv[1:]]
+    code: Any = 0
     try:
         main()
     except SystemExit as end:
-        if end.code:
+        code = end.code
+        if code:
             for line in explain(sys.argv[1:]):
                 print(line, file=sys.stderr)
-        raise
+    finally:
+        sweeps = sys.modules.get("genaug.sweeps")
+        failed = sweeps is not None and sweeps.end_of_sweep()
+    if code or failed:
+        sys.exit(code or 1)
 
 
 def listed(argument: str) -> str:
@@ -237,7 +331,7 @@ def explain(overrides: list[str]) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
-    pairs = [text.split("=", 1) for text in overrides if "=" in text and text[0] not in "-+~"]
+    pairs = [text.split("=", 1) for text in overrides if "=" in text and not text.startswith(("-", "+", "~", "hydra"))]
     conf = Path(sys.argv[0]).resolve().parent / "conf"
     groups = [f"{key}={value}" for key, value in pairs if (conf / key).is_dir()]
     try:
@@ -252,7 +346,7 @@ def _explain_key(cfg: DictConfig, key: str) -> list[str]:
     node: Any = cfg
     walked: list[str] = []
     for part in key.split("."):
-        if not isinstance(node, DictConfig) or part in ("hydra",):
+        if not isinstance(node, DictConfig):
             return []
         if part not in node.keys():  # noqa: SIM118 - ``in node`` denies keys that have no value yet
             known = sorted(str(name) for name in node if name != "_target_")

@@ -45,20 +45,50 @@ class Killer(pl.Callback):
     Args:
         folder: Where it is noted that a step has been used.
         steps: Optimizer steps after which to end.
-        violently: By SIGKILL to this process; else by an exception.
+        violently: By a signal to this process; else by an exception.
+        sign: Name of the signal.
+        seed: Only a run of this seed; None for any.
     """
 
-    def __init__(self, folder: str, steps: list[int], violently: bool = True) -> None:
+    def __init__(
+        self, folder: str, steps: list[int], violently: bool = True, sign: str = "SIGKILL", seed: int | None = None
+    ) -> None:
         self.folder, self.steps, self.violently = Path(folder), steps, violently
+        self.sign, self.seed = signal.Signals[sign], seed
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """End, if this is the step."""
         step = trainer.global_step
         mark = self.folder / f"killed-at-{step}"
-        if step not in self.steps or mark.exists():
+        if step not in self.steps or mark.exists() or self.seed not in (None, pl_module.seed):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         mark.touch()
         if self.violently:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.sign)
+            return
         raise InterruptedError(f"ended at step {step}")
+
+
+class TwoPartsError(RuntimeError):
+    """An exception that another process cannot be sent: Python rebuilds exceptions from their message alone."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} is broken at {where}")
+
+
+class Breaker(pl.Callback):
+    """Breaks the jobs of one seed.
+
+    Args:
+        seed: Of these jobs.
+        rank: The process that breaks, or all.
+    """
+
+    def __init__(self, seed: int, rank: int | None = None) -> None:
+        self.seed, self.rank = seed, rank
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Break, if this is the seed."""
+        if pl_module.seed == self.seed and self.rank in (None, trainer.global_rank):
+            raise TwoPartsError("the job", f"seed {self.seed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, Finished, TinyFolder, run_cli, run_python
@@ -33,14 +34,37 @@ def test_questions_are_answered_at_once(question, tmp_path):
     assert min(answer.seconds for answer in answers) < run_python("-c", "import torch", cwd=tmp_path).seconds
 
 
+def imported_by(*arguments: str, cwd: Path) -> set[str]:
+    """The modules that a process imported, which ended well."""
+    done = run_python("-X", "importtime", *arguments, cwd=cwd)
+    assert done.rc == 0
+    return {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
 def test_a_question_imports_nothing_heavy(tmp_path):
-    done = run_python("-X", "importtime", str(REPOSITORY / "run.py"), "--cfg", "job", cwd=tmp_path)
-    imported = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    imported = imported_by(str(REPOSITORY / "run.py"), "--cfg", "job", cwd=tmp_path)
     assert {"hydra", "genaug.launch"} <= imported
     heavy = {"torch", "pytorch_lightning", "torchvision", "cv2", "numpy", "timm", "onnxruntime", "wandb"}
     assert not imported & heavy
     assert not [name for name in imported if name.startswith("genaug.") and name != "genaug.launch"]
     assert not list(tmp_path.iterdir())  # and leaves nothing behind
+
+
+@pytest.mark.parametrize("module", ["genaug.reports.__main__", "genaug.synthesis.commands"])
+def test_other_commands_answer_without_what_computes(module, tmp_path):
+    # As the scripts of a package do; ``-m`` would not tell under which name the module itself was imported.
+    asked = f"import sys; from {module} import main; sys.exit(main(['--help']))"
+    imported = imported_by("-c", asked, cwd=tmp_path)
+    assert {module, "rich"} <= imported
+    assert not imported & {
+        "torch",
+        "pytorch_lightning",
+        "torchvision",
+        "scipy.stats",
+        "diffusers",
+        "matplotlib",
+        "wandb",
+    }
 
 
 def test_a_wrong_choice_is_answered_with_the_choices(tmp_path):

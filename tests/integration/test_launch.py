@@ -21,14 +21,14 @@ from genaug.launch import WrongValue, check_values, explain, one_job
 CONF = Path(__file__).parents[2] / "conf"
 RIGHT = OmegaConf.create(
     {"seed": 0, "stage": "all", "protocol": "heldout", "budget": "steps", "val_fraction": 0.1}
-    | {"subset": {"shots": None, "imbalance": None, "seed": 0}}
+    | {"subset": {"shots": None, "imbalance": None, "seed": 0}, "paths": {"output": "/nowhere"}}
 )
 DDP = {"trainer__devices": 2, "trainer__strategy": "ddp", "debug": "fast", "recipe__batch_size": 16}
 
 
 def sweep(data: TinyFolder, cwd: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> list[dict]:
     """Run a sweep of two-process jobs in ``cwd``, and return what its processes noted."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     spy = ("+callbacks.spy._target_=spies.Spy", "+callbacks.spy.folder=notes", "+callbacks.spy.config=${run_id:}")
     done = run_cli("-m", *data.overrides(**DDP), *spy, *overrides, cwd=cwd)
     assert done.rc == 0, done.stderr

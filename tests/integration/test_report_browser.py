@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_runs import write_study
+from report_runs import result, write_run, write_study
 
 from genaug.reports.page import write_page
 
@@ -133,14 +133,20 @@ def test_it_opens_a_gallery(browser, address):
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_hangs_over_the_side(browser, address, width):
-    show(browser, address, width)
+def test_nothing_hangs_over_the_side(browser, width, tmp_path):
+    write_study(tmp_path / "runs")
+    for steps in (100, 200):
+        run = result("long", 0, 0.5, steps=steps, comparison=f"long-{steps}")
+        run["overrides"].append(f"method.synthesis.generator.{'a_very_long_name_' * 5}={steps}")
+        write_run(tmp_path / "runs", run)
+    write_page([tmp_path / "runs"], tmp_path / "report.html")
+    show(browser, (tmp_path / "report.html").as_uri(), width)
     browser.execute_script("for (const one of document.querySelectorAll('details')) one.open = true")
     wide, seen = browser.execute_script("return [document.documentElement, document.body].map(one => one.scrollWidth)")
     assert width - 20 <= wide == seen <= width  # a desk has a scroll bar
     over = browser.execute_script(
         "return [...document.querySelectorAll('main *, header *')]"
-        ".filter(one => !one.closest('.scroll, pre, svg') && one.getBoundingClientRect().right > innerWidth + 1)"
+        ".filter(one => !one.closest('.scroll, pre') && one.getBoundingClientRect().right > innerWidth + 1)"
         ".map(one => one.outerHTML.slice(0, 80))"
     )
     assert over == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import shutil
 import signal
 import time
@@ -17,13 +19,16 @@ from hydra import compose, initialize_config_dir
 
 from genaug import experiment
 from genaug.launch import WrongValue
+from genaug.reports.failures import failures
+
+HAS_SUBMITIT = importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is not None
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _spies_can_be_named() -> Iterator[None]:
     """In the processes that are started here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         yield
 
 
@@ -117,9 +122,9 @@ def run_here(data: TinyFolder, output: Path, **changes: object) -> Path:
     return output
 
 
-def killer(marks: Path, steps: list[int], violently: bool) -> dict[str, object]:
+def killer(marks: Path, steps: list[int], violently: bool, **more: object) -> dict[str, object]:
     """Changes that put :class:`spies.Killer` into a run."""
-    arguments = {"_target_": "spies.Killer", "folder": marks, "steps": steps, "violently": violently}
+    arguments = {"_target_": "spies.Killer", "folder": marks, "steps": steps, "violently": violently, **more}
     return {f"+callbacks__killer__{key}": value for key, value in arguments.items()}
 
 
@@ -141,6 +146,44 @@ def test_killed_training_ends_in_the_same_weights(tiny_folder, undisturbed, tmp_
     assert done.rc == 0, done.stderr
     assert "resuming from" in done.stderr
     assert_same_run(only_run(tmp_path), undisturbed)
+
+
+@pytest.mark.cli
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(tiny_folder, undisturbed, tmp_path):
+    """The first job is done and stays as it is, the second goes on in its third epoch."""
+    sweep = ("-m", *overrides(tiny_folder, seed="1,0", **killer(tmp_path / "marks", [10], violently=True, seed=0)))
+    assert run_cli(*sweep, cwd=tmp_path).rc == -signal.SIGKILL
+    [first] = tmp_path.glob("runs/*/*/*/results.json")
+    before = (first.stat().st_mtime_ns, first.read_bytes())
+    done = run_cli(*sweep, cwd=tmp_path)
+    assert done.rc == 0, done.stderr
+    assert done.stderr.count("resuming from") == done.stderr.count("has been run already") == 1
+    assert before == (first.stat().st_mtime_ns, first.read_bytes())
+    [second] = set(tmp_path.glob("runs/*/*/*/results.json")) - {first}
+    assert_same_run(second.parent, undisturbed)
+
+
+@pytest.mark.cli
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_SUBMITIT, reason="needs genaug[sweep]")
+def test_a_preempted_job_is_queued_again_and_goes_on(tiny_folder, undisturbed, tmp_path):
+    """The signal is SLURM's to submitit, whose local launcher queues and starts jobs in SLURM's place.
+
+    Another job of the sweep breaks meanwhile, and does no harm.
+    """
+    preempted = killer(tmp_path / "marks", [10], violently=True, sign="SIGUSR2", seed=0)
+    broken = {"+callbacks__breaker___target_": "spies.Breaker", "+callbacks__breaker__seed": 1}
+    command = overrides(tiny_folder, seed="1,0", **preempted, **broken)
+    done = run_cli("-m", "hydra/launcher=submitit_local", *command, cwd=tmp_path, timeout=400)
+    assert done.rc == 1, done.stderr
+    [result] = tmp_path.glob("runs/*/*/*/results.json")
+    said = [file.read_text() for file in tmp_path.rglob("*_log.err")]
+    assert sorted("Requeued job" in text for text in said) == [False, True]
+    assert sorted(text.count("resuming from") for text in said) == [0, 1]
+    assert_same_run(result.parent, undisturbed)
+    assert [failure.error for failure in failures([tmp_path])] == ["spies.TwoPartsError: the job is broken at seed 1"]
+    assert "1 of 2 jobs failed" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -239,8 +239,8 @@ def test_settings_that_differ_by_hand(tmp_path):
 
 def test_cost_by_hand(tmp_path):
     parts = {
-        "backgrounds": {"images": 1500, "seconds": 3000.0, "devices": ["NVIDIA H100"]},
-        "composites": {"images": 1500, "seconds": 60.0, "devices": ["cpu"]},
+        "backgrounds": {"images": 1500, "denoiser_steps": 18000, "seconds": 3000.0, "devices": ["NVIDIA H100"]},
+        "composites": {"images": 1500, "denoiser_steps": 0, "seconds": 60.0, "devices": ["cpu"]},
     }
     seconds = {"synthesize": 1.0, "train": 300.0, "evaluate": 60.0}
     cost = {"images_per_second": 1.0, "training_seconds": 290.0, "device_peak_memory_mib": 2048.0}
@@ -253,7 +253,7 @@ def test_cost_by_hand(tmp_path):
     # (3000 + 2 * 360) / 3600 hours
     made = "1,500 backgrounds, 1,500 composites"
     assert cells == [
-        ["plain", "0", "0.0", "50.0", "1,600", "1 x cpu", "0.00", "–"],
-        ["more", made, "3,060.0", "300.0", "16,000", "2 x NVIDIA H100", "1.03", "2.0"],
+        ["plain", "0", "–", "–", "0.0", "50.0", "1,600", "1 x cpu", "0.00", "–"],
+        ["more", made, "0.49", "12.0", "3,060.0", "300.0", "16,000", "2 x NVIDIA H100", "1.03", "2.0"],
     ]
     assert gpu_hours(run) == pytest.approx(3720 / 3600)

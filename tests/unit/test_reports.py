@@ -174,6 +174,38 @@ def test_comparison_by_hand():
     ]
 
 
+def making(images: int, steps: int, seconds: float, **more: Any) -> dict[str, Any]:
+    """What a method reports of one kind of image."""
+    return {"cost": {"images": {"images": images, "denoiser_steps": steps, "seconds": seconds}}, **more}
+
+
+def test_what_images_cost_by_hand():
+    scenes = {"images": 5, "denoiser_steps": 60, "seconds": 6.0}
+    composites = {"images": 20, "denoiser_steps": 0, "seconds": 2.0}
+    runs = [
+        result("plain", score=0.1),
+        result("online", score=0.2, made={"objects": 9, "cost": {}}),
+        result("words", 0, score=0.3, made=making(10, 45, 4.0, words={"words": 3, "steps": 40})),
+        result("words", 1, score=0.3, made=making(20, 90, 2.0, words={"words": 3, "steps": 40})),
+        result("tuned", score=0.4, made=making(8, 24, 0.0, finetuning={"words": 3, "steps": 240}, words=None)),
+        result("parts", score=0.5, made={"cost": {"scenes": scenes, "composites": composites}}),
+        result("edits", score=0.6, made={**making(4, 20, 8.0), "edit": {"words": {"words": 2, "steps": 7}}}),
+    ]
+    header, cells = cost.making_table(gather(runs)["birds"])
+    trained = "generator's training steps"
+    assert header == ["method", "made", "made/s", "denoiser steps/made", trained, "making s"]
+    assert [line[1:] for line in cells] == [
+        ["0", "–", "–", "–", "0.0"],
+        ["0", "–", "–", "–", "0.0"],
+        ["10 images/20 images", "6.25", "4.5", "120", "3.0"],  # 2.5 and 10 a second
+        ["8 images", "–", "3.0", "240", "0.0"],
+        ["5 scenes, 20 composites", "2.50", "3.0", "0", "8.0"],  # 60 steps for 20 images
+        ["4 images", "0.50", "5.0", "14", "8.0"],
+    ]
+    header, _ = cost.making_table(gather(runs[:2] + runs[5:6])["birds"])
+    assert header == ["method", "made", "made/s", "denoiser steps/made", "making s"]  # nothing was trained
+
+
 # --- groups --------------------------------------------------------------------------------------------------------
 
 

@@ -275,7 +275,7 @@ class Diffusion(Generator):
 
     @property
     def _weights(self) -> dict[str, Any]:
-        # A folder that diffusers saved has what was loaded, mostly under plain names; on a hub a variant is there or not.
+        # A folder that diffusers saved has mostly plain names; on a hub a variant is there or not.
         there = self.folder is None or any(self.folder.rglob(f"*.{self.variant}*.safetensors"))
         variant = self.variant if there else None
         return {"dtype": getattr(torch, self.dtype), "variant": variant, "use_safetensors": True} | self._quiet

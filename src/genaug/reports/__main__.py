@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from genaug.reports import cost, pairs, published
+from genaug.reports.failures import Failure, failures, listed
 from genaug.reports.settings import baselines
 from genaug.reports.tables import Row, by_group, by_look, by_scale, comparison, find_runs, gather, markdown, terminal
 from genaug.synthesis.store import write_atomically
@@ -29,18 +30,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     asked = parser.parse_args(arguments)
     console, text = Console(), [EXPLAINED]
+    failed, runs, tables = failures(asked.runs), [], {}
     try:
         runs = find_runs(asked.runs)
         tables = gather(runs)
         chosen = baselines(tables, asked.baseline)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
-        return 1
+        if tables or not failed:
+            return 1
     for dataset, rows in tables.items():
         text += show_dataset(dataset, rows, chosen[dataset], console)
     for experiment, of_study in published.studies(list(chain.from_iterable(tables.values()))).items():
         text += show_published(experiment, of_study, console)
-    console.print(EXPLAINED)
+    if tables:
+        console.print(EXPLAINED)
+    if failed:
+        text += show_failures(failed, console)
     if asked.csv:
         write_atomically(asked.csv, published.as_csv(runs).encode())
         console.print(f"written to {asked.csv}")
@@ -52,7 +58,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         write_page(asked.runs, asked.html, asked.baseline)
         console.print(f"written to {asked.html}")
-    return 0
+    return 0 if tables else 1
+
+
+def show_failures(failed: list[Failure], console: Console) -> list[str]:
+    """Print which jobs failed; the tracebacks are in the parts of a Markdown file that are returned."""
+    console.print(terminal("jobs that failed", *listed(failed)))
+    return ["## Jobs that failed", markdown(*listed(failed)), *(one.markdown() for one in failed)]
 
 
 def show_dataset(dataset: str, rows: list[Row], baseline: Row, console: Console) -> list[str]:
@@ -78,6 +90,8 @@ def show_dataset(dataset: str, rows: list[Row], baseline: Row, console: Console)
         text += ["### Where the networks look", markdown(*looks)]
     if (grouped := by_group(rows))[1]:
         text += ["### By group", markdown(*grouped)]
+    if cost.making_columns(rows):
+        console.print(terminal(f"{dataset}: what made images cost", *cost.making_table(rows)))
     return [*text, "### Cost", markdown(*cost.cost_table(rows)), cost.EXPLAINED]
 
 

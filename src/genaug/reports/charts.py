@@ -16,8 +16,8 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 360, 250, 42, 14, 10, 40
 #: Colours of the page; of more rows than that, every eighth shares one, in another shape.
 COLOURS = 8
 
-#: Pixels between marks that would stand on one another.
-DODGE = 5
+#: Pixels between marks that would stand on one another, and those that all of them may take to each side.
+DODGE, ASIDE = 5, 16
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,15 @@ def _scale_chart(lines: dict[str, dict[int, Row]], scales: Sequence[int], split:
     high = max(one.mean + spread for one, spread in zip(summaries, spreads, strict=True))
     y = Axis(low, high, HEIGHT - BOTTOM, TOP, 0.0, 100.0)
     widest = max(scales) - min(scales)
-    left, right = LEFT + 16, WIDTH - RIGHT - 16
+    left, right = LEFT + ASIDE, WIDTH - RIGHT - ASIDE
+    step = min(DODGE, 2 * ASIDE / len(found))
 
     def x(scale: int) -> float:
         return left + (scale - min(scales)) / widest * (right - left)
 
     series = []
     for number, (name, by_scale) in enumerate(found.items()):
-        dodge = (number - (len(found) - 1) / 2) * DODGE
+        dodge = (number - (len(found) - 1) / 2) * step
         marks = tuple(
             _mark(x(scale) + dodge, summary, y, f"{name}, {scale}X: {_words(summary)}")
             for scale, summary in by_scale.items()

@@ -34,8 +34,10 @@ from genaug.reports.charts import (
     scale_charts,
 )
 from genaug.reports.embedded import Picture, Wanted, embed
+from genaug.reports.failures import failures
 from genaug.reports.pairs import Gap, best_of, compare_rows, splits_of
-from genaug.reports.settings import baselines, settings_that_differ, without_home
+from genaug.reports.published import beside, published_rows, studies
+from genaug.reports.settings import baselines, settings_that_differ
 from genaug.reports.tables import (
     LOOKS,
     NOTHING,
@@ -52,7 +54,7 @@ from genaug.synthesis.store import write_atomically
 
 log = logging.getLogger(__name__)
 
-PAGE, FAILED, COMPARISON = "report.html", "failed.txt", "comparison.json"
+PAGE, COMPARISON = "report.html", "comparison.json"
 
 #: Pictures of a run, and what they show.
 SAMPLES = {
@@ -230,6 +232,7 @@ def render(folders: Sequence[Path], out: Path, baseline: str | None = None) -> s
     script, style = (loader.get_source(environment, name)[0] for name in ("report.js", "report.css"))
     return environment.get_template("report.html.j2").render(
         views=views,
+        published=measured_and_published([row for rows in tables.values() for row in rows]),
         failed=failed,
         runs=sum(len(row.runs) for rows in tables.values() for row in rows),
         rows=sum(map(len, tables.values())),
@@ -250,7 +253,7 @@ def view_of(name: str, rows: list[Row], baseline: Row, plan: Plan, count: int, h
         labels=[row.label for row in rows],
         answers=answers(rows, baseline),
         notes=notes(rows, baseline),
-        comparison=Table("Score in percent by test split, budget and time", *measured_and_published(rows)),
+        comparison=Table("Score in percent by test split, budget and time", *comparison(rows)),
         against=Table(f"Each row against {baseline.label}", *pairs.against(rows, baseline), note=pairs.EXPLAINED),
         enough=table_or_none("How much is enough", *pairs.enough(lines, splits), rows=False),
         scales=scale_charts(rows),
@@ -268,9 +271,14 @@ def view_of(name: str, rows: list[Row], baseline: Row, plan: Plan, count: int, h
     )
 
 
-def measured_and_published(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The comparison, with published numbers beside it where there are any."""
-    return comparison(rows)
+def measured_and_published(rows: Sequence[Row]) -> list[Table]:
+    """For each study that rows belong to, its numbers beside those of its paper."""
+    found = []
+    for experiment, mine in studies(rows).items():
+        header, cells = beside(mine, published_rows(experiment))
+        if cells:
+            found.append(Table(f"{experiment}: measured and published", header, cells, rows=False))
+    return found
 
 
 def table_or_none(
@@ -436,12 +444,8 @@ def versions(rows: Sequence[Row]) -> Table:
 
 
 def failed_jobs(folders: Sequence[Path], home: Path) -> list[Failed]:
-    """Jobs whose last attempt failed; the first line of what they left is their command line."""
-    found = []
-    for file in sorted({file.resolve() for folder in folders for file in Path(folder).rglob(FAILED)}):
-        overrides, _, said = without_home(file.read_text(errors="replace")).partition("\n")
-        found.append(Failed(relative(str(file.parent), home), overrides, said))
-    return found
+    """Jobs whose last attempt failed."""
+    return [Failed(relative(str(one.folder), home), one.overrides, one.traceback) for one in failures(folders)]
 
 
 def parts(cell: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from genaug.launch import NOT_IDENTITY
+from genaug.privacy import public
 from genaug.reports.tables import NOTHING, Results, Row
 
 CONFIG = "config.yaml"
@@ -27,11 +28,6 @@ def config_of(run: Results) -> dict[str, Any]:
         return {}
     tree: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     return dict(flat({key: value for key, value in tree.items() if key not in (*NOT_IDENTITY, "seed")}))
-
-
-def without_home(text: str) -> str:
-    """A text with the home folder, which has the name of a person, as "~"."""
-    return text.replace(str(Path.home()), "~")
 
 
 def flat(tree: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
@@ -80,7 +76,7 @@ def settings_that_differ(rows: Sequence[Row]) -> tuple[list[str], list[list[str]
     shared: list[list[str]] = []
     partial: list[list[str]] = []
     for key in dict.fromkeys(key for config in configs for key in config):
-        values = [without_home(str(config[key])) if key in config else NOTHING for config in configs]
-        if len(set(values)) > 1:
+        if len({str(config.get(key, NOTHING)) for config in configs}) > 1:
+            values = [str(public(config[key], key)) if key in config else NOTHING for config in configs]
             (shared if all(key in config for config in configs) else partial).append([key, *values])
     return ["setting", *(row.label for row in rows)], shared, partial

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,10 @@ def summarize(values: Sequence[float]) -> Summary:
     n, mean = len(values), float(np.mean(values))
     if n == 1:
         return Summary(1, mean, math.nan, math.nan)
+    from scipy.stats import t  # takes half a second, which --help need not wait for
+
     spread = float(np.std(values, ddof=1))
-    return Summary(n, mean, spread, float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
+    return Summary(n, mean, spread, float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n))
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,9 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
         raise ValueError(f"Expected answers to the same images; got {first.shape} and {second.shape}.")
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     apart = only_first + only_second
-    return McNemar(only_first, only_second, float(stats.binomtest(only_first, apart).pvalue) if apart else 1.0)
+    from scipy.stats import binomtest
+
+    return McNemar(only_first, only_second, float(binomtest(only_first, apart).pvalue) if apart else 1.0)
 
 
 @dataclass(frozen=True)

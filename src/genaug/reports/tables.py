@@ -223,7 +223,7 @@ def _label(run: Results, shared: set[str]) -> str:
 
 
 def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a comparison: a column a split, then budget and cost."""
+    """Header and cells of a comparison: a column a split, then budget and speed of training."""
     splits = list(dict.fromkeys(split for row in rows for run in row.runs for split in run["scores"]))
     counts = {
         split: {run["scores"][split]["n"] for row in rows for run in row.runs if split in run["scores"]}

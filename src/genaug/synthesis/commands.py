@@ -1,4 +1,4 @@
-"""``genaug list | inspect | verdicts | verify | export``: look after stores of made images."""
+"""``genaug list | inspect | verdicts | verify | export`` look after stores of made images, ``dashboard`` after runs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="genaug", description="Look after stores of made images.")
+    parser = argparse.ArgumentParser(prog="genaug", description="Look after stores of made images, and compare runs.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], about: str) -> argparse.ArgumentParser:
@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
         "--layout", choices=sorted(LAYOUTS), default="imagefolder", help="a folder a class, or tar files"
     )
     export.add_argument("--copies", type=int, help="only so many images of each source")
+    board = command("dashboard", make_dashboard, "the workspace and the report at Weights & Biases that compare runs")
+    board.add_argument("runs", type=Path, nargs="*", default=[Path("runs")], help="folders that hold runs")
+    board.add_argument("--project", default="genaug", help="where the runs were logged to; without one genaug")
+    board.add_argument("--entity", help="its user or team; without one who is logged in")
+    board.add_argument("--offline", type=Path, help="write a JSON file, and ask no server")
     return parser
 
 
@@ -207,6 +212,14 @@ def export_store(asked: argparse.Namespace) -> int:
     """Copy a store."""
     count = LAYOUTS[asked.layout](ImageStore(asked.store), asked.to, asked.copies)
     print(f"{count} images in {asked.to}")
+    return 0
+
+
+def make_dashboard(asked: argparse.Namespace) -> int:
+    """Make panels of what runs have recorded."""
+    from genaug.reports.dashboard import dashboard
+
+    print(dashboard(asked.runs, asked.project, asked.entity, asked.offline))
     return 0
 
 
