@@ -20,11 +20,11 @@ LOOK = {name: {"mean": None, "n": 0} for name in ("aic", "sic", "insertion", "de
 }
 
 
-def runs_of(method: str, scores: list[float], **changes: Any) -> list[dict[str, Any]]:
+def runs_of(method: str, accuracies: list[float], **changes: Any) -> list[dict[str, Any]]:
     """A run a seed."""
     extra = changes.pop("overrides", [])
     fields = {"model": "net", "experiment": "table"} | changes
-    found = [result(method, seed, score, **fields) for seed, score in enumerate(scores)]
+    found = [result(method, seed, score, **fields) for seed, score in enumerate(accuracies)]
     for run in found:
         run["overrides"] += extra
         run["comparison"] = " ".join([method, str(run["model"]), *extra])
