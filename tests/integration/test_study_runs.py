@@ -23,7 +23,7 @@ SMALL = ("dataset=toybirds", "debug=fast", "dataset.train_per_class=2", "dataset
 OBJECTS = ("method=deda", "method.synthesis.edit.copies=1", "method.synthesis.edit.inversion=null")
 #: A job of each that takes some seconds.
 JOBS: dict[str, tuple[str, ...]] = {
-    "aga_figure6": ("method=aga", "method.synthesis.backgrounds=4", "model=tiny"),
+    "aga_figure6": ("method=aga", "method.synthesis.backgrounds=4", "generator.batch_size=4", "model=tiny"),
     "aga_figure8": ("method=randaugment",),
     "aga_table1": ("method=vanilla", "model=resnet18"),
     "aga_table2": ("method=vanilla", "model=resnet18"),
