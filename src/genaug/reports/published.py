@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from genaug.privacy import hide_override
 from genaug.reports.statistics import summarize
-from genaug.reports.tables import LOOKS, NOTHING, Results, Row
+from genaug.reports.tables import LOOKS, NOTHING, Results, Row, row_overrides
 
 #: Where studies lie in a checkout.
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -182,7 +183,8 @@ def as_csv(runs: Sequence[Results]) -> str:
     writer.writerow(COLUMNS)
     for run in sorted(runs, key=lambda run: (run["dataset"], run["method"], run["comparison"], run["seed"])):
         seconds = round(sum(run["stage_seconds"].values()), 1)
-        head = [run.get("experiment"), run["dataset"], run["method"], run.get("model"), " ".join(run["overrides"])]
+        asked = " ".join(map(hide_override, row_overrides(run)))
+        head = [run.get("experiment"), run["dataset"], run["method"], run.get("model"), asked]
         for split, metric, value, n in measured(run):
             cells = [split, metric, round(value, 4), n, run["steps"], seconds]
             writer.writerow([*head, run.get("scale", 0), run["seed"], *cells])

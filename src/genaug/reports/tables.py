@@ -201,7 +201,7 @@ def gather(runs: Sequence[Results]) -> dict[str, list[Row]]:
         by_dataset[run["dataset"]][run["comparison"]].append(run)
     tables = {}
     for dataset, groups in by_dataset.items():
-        shared = set.intersection(*(set(_row_overrides(run)) for group in groups.values() for run in group))
+        shared = set.intersection(*(set(row_overrides(run)) for group in groups.values() for run in group))
         rows = [Row(_label(group[0], shared), sorted(group, key=lambda run: run["seed"])) for group in groups.values()]
         tables[dataset] = sorted(rows, key=lambda row: summarize([_first_score(run) for run in row.runs]).mean)
     return tables
@@ -211,12 +211,13 @@ def _first_score(run: Results) -> float:
     return next(iter(run["scores"].values()))["score"]
 
 
-def _row_overrides(run: Results) -> list[str]:
+def row_overrides(run: Results) -> list[str]:
+    """What was asked for, less what does not tell one row from another: method, seed, and where files go."""
     return [text for text in run["overrides"] if not text.startswith(_NOT_A_ROW)]
 
 
 def _label(run: Results, shared: set[str]) -> str:
-    parts = [run["method"], *(text for text in _row_overrides(run) if text not in shared)]
+    parts = [run["method"], *(text for text in row_overrides(run) if text not in shared)]
     if run["selection"]["protocol"] == "paper":
         parts.append("(best on test)")
     return " ".join(parts)
@@ -274,7 +275,7 @@ def scale_lines(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
     """Rows that differ in the scale only, by scale: for each the method and what else tells it from the others."""
     lines: dict[tuple[str, ...], dict[int, Row]] = defaultdict(dict)
     for row in rows:
-        others = [text for text in _row_overrides(row.runs[0]) if not text.startswith(_SCALE)]
+        others = [text for text in row_overrides(row.runs[0]) if not text.startswith(_SCALE)]
         lines[row.runs[0]["method"], *others][row.runs[0].get("scale", 0)] = row
     shared = set.intersection(*(set(name[1:]) for name in lines))
     return {
