@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[1]
@@ -136,3 +138,12 @@ def run_python(*arguments: str, cwd: Path, timeout: float = 180) -> Finished:
 def run_cli(*overrides: str, cwd: Path, timeout: float = 180) -> Finished:
     """Run ``run.py`` in ``cwd``, where its ``runs`` and ``stores`` then lie."""
     return run_python(str(REPOSITORY / "run.py"), *overrides, cwd=cwd, timeout=timeout)
+
+
+def untrained_model(stem: str) -> DictConfig:
+    """What ``model=stem`` composes to, less the published weights: there is no network in tests."""
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        cfg = compose("config", [f"model={stem}"]).model
+    if "pretrained" in cfg:
+        cfg.pretrained = False
+    return cfg

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from conftest import untrained_model
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torchvision import models
 
@@ -53,7 +53,7 @@ def images(side: int = 64, count: int = 2) -> Tensor:
 def test_every_yaml_has_a_default_layer(stem):
     # Shapes without numbers: the largest network costs no more than the smallest.
     with torch.device("meta"):
-        model = instantiate(OmegaConf.load(CONF / f"{stem}.yaml"), num_classes=7, image_size=64, channels=3)
+        model = instantiate(untrained_model(stem), num_classes=7, image_size=64, channels=3)
         name = default_layer(model, torch.zeros(2, 3, 64, 64))
     assert name in dict(model.named_modules())
     assert name == OF_YAML.get(stem, name)

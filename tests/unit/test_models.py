@@ -7,8 +7,8 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from conftest import untrained_model
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -54,7 +54,7 @@ def resnet(tmp_path_factory) -> tuple[nn.Module, Path]:
 
 @pytest.mark.parametrize("stem", sorted(path.stem for path in CONF.glob("*.yaml")))
 def test_every_yaml_builds_a_network_of_the_right_size(stem):
-    model = instantiate(OmegaConf.load(CONF / f"{stem}.yaml"), num_classes=7, image_size=64, channels=3)
+    model = instantiate(untrained_model(stem), num_classes=7, image_size=64, channels=3)
     assert outputs(model, images()).shape == (2, 7)
     if stem in PARAMETERS:
         assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[stem]
