@@ -213,8 +213,11 @@ def _cell(found: Mapping[str, Any] | None, digits: int) -> str:
 
 
 def save_examples(sources: Sequence[Sample], shown: Mapping[str, Sequence[Example]], path: Path) -> None:
-    """A row a source: the real image, then what each run made of it; only sources of which all made something."""
-    by_source = {name: {one.source.id: one.made for one in examples} for name, examples in shown.items()}
+    """A row a source: the real image, then what each run made of it; only sources of which all made something.
+
+    Runs that make images from words alone have no sources, and are left out.
+    """
+    by_source = {name: {one.source.id: one.made for one in examples} for name, examples in shown.items() if examples}
     complete = [sample for sample in sources if all(sample.id in made for made in by_source.values())][:SHOWN]
     images, texts = [], []
     for sample in complete:
@@ -222,4 +225,4 @@ def save_examples(sources: Sequence[Sample], shown: Mapping[str, Sequence[Exampl
         images += [read_image(one.path, channels=3) for one, _ in row]
         texts += [name for _, name in row]
     if images:
-        save_sheet(images, texts, path, columns=1 + len(shown))
+        save_sheet(images, texts, path, columns=1 + len(by_source))
