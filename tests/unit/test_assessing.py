@@ -20,7 +20,7 @@ from test_per_source import samples as samples  # the fixture
 
 from genaug.assessing.assessor import Assessor
 from genaug.assessing.examples import Example, choose_sources, examples_of
-from genaug.assessing.runs import AssessedRun, cost_of_all, shared_samples
+from genaug.assessing.runs import AssessedRun, cost_of_all, save_examples, shared_samples
 from genaug.data.base import Sample
 from genaug.data.images import RealImages
 from genaug.explaining.finished import find_finished
@@ -175,6 +175,14 @@ def test_the_judge_is_right_as_often_as_the_label_says(tmp_path):
 def test_nothing_to_measure(tmp_path):
     found, rows = measure([], tmp_path)
     assert (rows, found["psnr"], found["spread"]["mean"]) == ([], {"mean": None, "n": 0}, None)
+
+
+def test_runs_without_sources_are_left_out_of_the_sheet(tmp_path):
+    one = example(tmp_path, "a", (200, 0, 0), (0, 0, 200))
+    save_examples([one.source], {"edits": [one], "from words": []}, tmp_path / "sheet.png")
+    alone = tmp_path / "alone.png"
+    save_examples([one.source], {"edits": [one]}, alone)
+    assert (tmp_path / "sheet.png").read_bytes() == alone.read_bytes()
 
 
 def test_costs_are_added_up():
