@@ -24,7 +24,7 @@ demo: $(INSTALLED) ## plain training, CutMix and De-DA without generation on ren
 	$(BIN)/python -m genaug.reports $(RUNS)/toybirds
 
 test: $(INSTALLED) ## all tests
-	$(TESTING) $(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(TESTING) $(BIN)/python -m pytest -q --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED) ## style and types
 	$(BIN)/ruff check .
