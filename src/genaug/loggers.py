@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from genaug.privacy import public
+from genaug.reports.pairs import PREDICTIONS
 from genaug.reports.tables import LOOKS
 from genaug.synthesis.store import write_atomically
 
@@ -20,8 +21,6 @@ PICTURES = {"contact_sheet": "contact_sheet.png", "synthesis": "synthesis.png"}
 
 #: Where a run's folder keeps its name at Weights & Biases.
 RUN_ID = "wandb_run_id"
-
-PREDICTIONS = "predictions.csv"
 
 
 def wandb_logger(
